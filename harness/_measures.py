@@ -1,0 +1,148 @@
+"""What a suite measures, and which objectives can be made of it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness._spaces import suggestion
+
+__all__ = ["Constraint", "Direction", "Gold", "Judge", "Measure", "Profile", "Strict", "Task", "objective_problem"]
+
+Direction = Literal["maximize", "minimize"]
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
+Limit = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Base of the suite's parts: unknown keys refused, no value converted from another type, frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Task(Strict):
+    """One lm-eval task, run as its own definition says, but for what stands here."""
+
+    num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="examples before each question; null: what the task says (MMLU and HellaSwag say nothing: 0)",
+    )
+    limit: Limit | None = Field(
+        default=None,
+        description="documents of each (sub)task, before they are halved for tuning and final figures; null: all",
+    )
+    max_gen_toks: Limit | None = Field(default=None, description="tokens generated at most; null: what the task says")
+
+
+class Gold(Strict):
+    """Sampled answers to prompts with checkable constraints, scored by the gold reward (harness.gold)."""
+
+    dataset: str = Field(default="prompts", min_length=1, description="prompts with a column constraints")
+    limit: Limit | None = Field(default=64, description="prompts, before they are halved; null: all")
+    max_new_tokens: Limit = Field(default=64, description="tokens of an answer at most")
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature; 0 is greedy")
+    batch_size: Limit = Field(default=16, description="prompts answered together")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the sampling")
+
+
+class Judge(Strict):
+    """Answers to prompts, rated by a model: the score is the expectation over the rating tokens' probabilities."""
+
+    model: str = Field(
+        default="base",
+        min_length=1,
+        description="who judges: base (the untouched base model), self (the model under test), a recipe, or a model",
+    )
+    helpfulness: bool = Field(default=True, description="rate helpfulness from 1 to 10")
+    harmlessness: bool = Field(default=True, description="rate harmlessness, yes or no")
+    limit: Limit | None = Field(default=32, description="prompts, before they are halved; null: all")
+    max_new_tokens: Limit = Field(default=64, description="tokens of an answer at most")
+    prompts: str | None = Field(
+        default=None, min_length=1, description="a dataset of kind prompts; null: the bundled prompts"
+    )
+
+
+class Profile(Strict):
+    """Latency and memory at fixed prompt and output lengths, on every target, in a fresh process."""
+
+    prompt_tokens: Limit = Field(default=256, description="tokens of the prompt")
+    new_tokens: Limit = Field(default=64, description="tokens generated")
+    batch_sizes: list[Limit] = Field(default=[1], min_length=1, description="batch sizes; the first gives latency_ms")
+    repeats: Limit = Field(default=10, description="measured repeats of each batch size")
+    warmup: Annotated[int, Field(ge=0)] = Field(default=2, description="repeats before the measured ones, discarded")
+
+
+class Measure(Strict):
+    """What is measured of each model; at least one of tasks, gold, judge, profile."""
+
+    tasks: dict[TaskName, Task] = Field(
+        default={}, description="lm-eval task → how it is run; {} is its own definition"
+    )
+    gold: Gold | None = Field(
+        default=None, description="the verifiable gold reward, the reward model's and the KL to base"
+    )
+    judge: Judge | None = Field(default=None, description="a model's ratings of helpfulness and harmlessness")
+    profile: Profile | None = Field(default=None, description="latency and memory on every target")
+    quality_target: str | None = Field(
+        default=None, description="name of the target that tasks, gold and judge run on; null: the first target"
+    )
+
+    def default_objectives(self) -> dict[str, Direction]:
+        """What is optimised when the suite does not say: the first of gold reward, score, a rating, latency."""
+        if self.gold is not None:
+            return {"gold_reward": "maximize"}
+        if self.tasks:
+            return {"score": "maximize"}
+        if self.judge is not None:
+            return {"helpfulness" if self.judge.helpfulness else "harmlessness": "maximize"}
+        return {"latency_ms": "minimize"}
+
+    def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What is wrong in itself: path below `measure`, message."""
+        if not self.tasks and self.gold is None and self.judge is None and self.profile is None:
+            yield (), "nothing is measured; give at least one of tasks, gold, judge, profile"
+        if self.judge is not None and not self.judge.helpfulness and not self.judge.harmlessness:
+            yield ("judge",), "nothing is judged; set helpfulness or harmlessness to true"
+        if self.profile is not None and len(set(self.profile.batch_sizes)) < len(self.profile.batch_sizes):
+            yield ("profile", "batch_sizes"), "the same batch size stands here twice"
+
+
+class Constraint(Strict):
+    """A bound that a trial must keep to be chosen."""
+
+    min: float | None = Field(default=None, description="the smallest value allowed")
+    max: float | None = Field(default=None, description="the largest value allowed")
+
+
+_NEEDS = {
+    "gold_reward": "gold",
+    "kl": "gold",
+    "rm_reward": "gold",
+    "score": "tasks",
+    "helpfulness": "judge",
+    "harmlessness": "judge",
+    "latency_ms": "profile",
+    "peak_memory_mb": "profile",
+    "weight_mb": "profile",
+}
+
+
+def objective_problem(name: str, measure: Measure, rewarded: Mapping[str, bool]) -> str | None:
+    """Why an objective or constraint of this name cannot be had from these measures, or None.
+
+    Args:
+        rewarded: recipe → whether it makes a reward model.
+    """
+    task, dot, metric = name.rpartition(".")
+    if dot and metric:
+        if task in measure.tasks:
+            return None
+        return f"no task {task} is measured{suggestion(task, measure.tasks)}"
+    if name not in _NEEDS:
+        return f"unknown objective{suggestion(name, _NEEDS)}, or <task>.<metric>"
+    need = _NEEDS[name]
+    if not getattr(measure, need) or (need == "judge" and not getattr(measure.judge, name)):
+        return f"{name} needs measure.{need}{'.' + name + ': true' if need == 'judge' and measure.judge else ''}"
+    if name == "rm_reward" and (without := [recipe for recipe, has in rewarded.items() if not has]):
+        return f"every recipe needs a reward model for this; without one: {', '.join(without)}"
+    return None

@@ -1,0 +1,198 @@
+"""The recipes of a suite: ordered steps from the base model, checked against the methods they name."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from harness._spaces import SettingsReader, Space, explain, quoted, suggestion
+from harness.errors import UserError
+from harness.method import Method, Params, find_method, method_names
+from harness.yamlmarks import KeyPath, Problem
+
+__all__ = ["NAME_PATTERN", "Step", "read_recipes"]
+
+NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
+"""Names of suites, recipes and targets: they name files and stand in pages."""
+
+_METHOD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
+_DECLARED = ("name", "version", "params", "needs", "produces")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A method with its settings, as one recipe has it."""
+
+    name: str
+    """Unique among the recipe's own steps: the method's name, from its second use on with a number (`dpo_2`)."""
+    method: str
+    """What `find_method` takes."""
+    settings: Mapping[str, object]
+    """Every setting that is not searched, typed and with the method's defaults filled in."""
+    spaces: Mapping[str, Space]
+    """The searched settings."""
+    recipe: str
+    """The recipe that owns the step: another than the one asked about where that one uses it."""
+
+    def resolve(self, chosen: Mapping[str, object]) -> Params:
+        """The step's settings with a value for each search space.
+
+        Args:
+            chosen: flat names (`dpo.beta`) → values; names of other steps are ignored.
+
+        Raises:
+            UserError: a space has no value, or the method refuses the combination.
+        """
+        missing = [f"{self.name}.{k}" for k in self.spaces if f"{self.name}.{k}" not in chosen]
+        if missing:
+            raise UserError(f"recipe {self.recipe!r}: no value for {', '.join(missing)}")
+        values = {**self.settings, **{k: chosen[f"{self.name}.{k}"] for k in self.spaces}}
+        try:
+            return find_method(self.method).params.model_validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {explain(e)}" for e in error.errors(include_url=False))
+            raise UserError(f"recipe {self.recipe!r}, step {self.name}: {wrong}") from error
+
+
+@dataclass
+class _Recipe:
+    name: str
+    uses: str | None
+    steps: list[Step]
+    places: list[KeyPath]
+    """Where each step's method stands."""
+
+
+def read_recipes(raw: object) -> tuple[dict[str, tuple[Step, ...]], dict[str, str | None], list[Problem]]:
+    """Read the suite's key `recipes`.
+
+    Returns:
+        Each recipe's own steps, the recipe each one uses, and what is wrong (all of it; then the rest is partial).
+    """
+    problems: list[Problem] = []
+    if not isinstance(raw, dict) or not raw:
+        message = f"expected a mapping of recipe names to lists of steps, got {quoted(raw)}"
+        return {}, {}, [Problem(("recipes",), message)]
+    recipes = {name: _recipe(name, steps, list(raw), problems) for name, steps in raw.items()}
+    _check_cycles(recipes, problems)
+    if not problems:
+        _check_roles(recipes, problems)
+    return (
+        {name: tuple(recipe.steps) for name, recipe in recipes.items()},
+        {name: recipe.uses for name, recipe in recipes.items()},
+        problems,
+    )
+
+
+def _recipe(name: str, raw: object, names: Sequence[str], problems: list[Problem]) -> _Recipe:
+    path: KeyPath = ("recipes", name)
+    recipe = _Recipe(name, None, [], [])
+    if not re.fullmatch(NAME_PATTERN, name):
+        problems.append(Problem(path, "expected a name of letters, digits, _ . - (it names files)", on_key=True))
+    if name == "base":
+        problems.append(Problem(path, "the name base is taken: it stands for the untouched base model", on_key=True))
+    if not isinstance(raw, list) or not raw:
+        problems.append(Problem(path, f"expected a list of steps, got {quoted(raw)}"))
+        return recipe
+    counts: dict[str, int] = {}
+    for index, step in enumerate(raw):
+        here: KeyPath = (*path, index)
+        if not isinstance(step, dict) or len(step) != 1:
+            shown = f"the keys {', '.join(step)}" if isinstance(step, dict) and step else quoted(step)
+            problems.append(Problem(here, f"a step is one method with its settings, or use: recipe; got {shown}"))
+            continue
+        ((key, value),) = step.items()
+        if key == "use":
+            recipe.uses = _used(name, index, value, names, problems) or recipe.uses
+        elif (found := _step(name, (*here, key), value, counts, problems)) is not None:
+            recipe.steps.append(found)
+            recipe.places.append((*here, key))
+    if len(raw) == 1 and isinstance(raw[0], dict) and list(raw[0]) == ["use"]:
+        problems.append(Problem(path, "has no step of its own; it would repeat the recipe it uses", on_key=True))
+    return recipe
+
+
+def _used(name: str, index: int, value: object, names: Sequence[str], problems: list[Problem]) -> str | None:
+    path: KeyPath = ("recipes", name, index, "use")
+    others = [n for n in names if n != name]
+    if index > 0:
+        problems.append(Problem(path, "use stands first: its result is what the recipe begins with", on_key=True))
+    if value == "base":
+        problems.append(Problem(path, "every recipe begins with the base model; leave use: base out"))
+    elif value == name:
+        problems.append(Problem(path, "a recipe cannot use itself"))
+    elif not isinstance(value, str) or value not in names:
+        problems.append(Problem(path, f"no recipe {quoted(value)}{suggestion(value, others)}"))
+    else:
+        return value
+    return None
+
+
+def _check_cycles(recipes: Mapping[str, _Recipe], problems: list[Problem]) -> None:
+    reported: set[str] = set()
+    for start in recipes:
+        chain = [start]
+        while (use := recipes[chain[-1]].uses) is not None and use not in chain:
+            chain.append(use)
+        if use is not None and use not in reported:
+            cycle = [*chain[chain.index(use) :], use]
+            reported.update(cycle)
+            problems.append(
+                Problem(("recipes", use, 0, "use"), f"recipes use each other in a circle: {' → '.join(cycle)}")
+            )
+
+
+def _check_roles(recipes: Mapping[str, _Recipe], problems: list[Problem]) -> None:
+    for recipe in recipes.values():
+        before = [find_method(s.method).produces for s in _inherited(recipe, recipes)]
+        for step, path in zip(recipe.steps, recipe.places, strict=True):
+            method = find_method(step.method)
+            if "reward" in method.needs and "reward" not in before:
+                message = f"{step.method} needs a reward model: put a step that makes one (reward_model) before it"
+                problems.append(Problem(path, message, on_key=True))
+            if "teacher" in method.needs:
+                message = f"{step.method} needs a teacher model, which a suite cannot give yet"
+                problems.append(Problem(path, message, on_key=True))
+            before.append(method.produces)
+
+
+def _inherited(recipe: _Recipe, recipes: Mapping[str, _Recipe]) -> Iterator[Step]:
+    while recipe.uses is not None:
+        recipe = recipes[recipe.uses]
+        yield from recipe.steps
+
+
+def _step(recipe: str, path: KeyPath, raw: object, counts: dict[str, int], problems: list[Problem]) -> Step | None:
+    method = _method(path, problems)
+    if method is None:
+        return None
+    counts[method.name] = counts.get(method.name, 0) + 1
+    name = method.name if counts[method.name] == 1 else f"{method.name}_{counts[method.name]}"
+    if not isinstance(raw, dict):
+        problems.append(Problem(path, f"expected a mapping of settings ({{}} for the defaults), got {quoted(raw)}"))
+        return None
+    before = len(problems)
+    settings, spaces = SettingsReader(method, path, problems).read(raw)
+    return None if len(problems) > before else Step(name, str(path[-1]), settings, spaces, recipe)
+
+
+def _method(path: KeyPath, problems: list[Problem]) -> type[Method[Params]] | None:
+    key = str(path[-1])
+    message = ""
+    if not _METHOD_NAME.fullmatch(key) or (":" not in key and key not in method_names()):
+        message = f"unknown method{suggestion(key, [*method_names(), 'use'])}; your own method is package.module:Class"
+    else:
+        try:
+            method = find_method(key)
+        except UserError as error:
+            message = str(error)
+        else:
+            missing = [word for word in _DECLARED if not hasattr(method, word)]
+            if not missing and re.fullmatch(NAME_PATTERN, method.name) and "." not in method.name:
+                return method
+            message = f"this method's name {method.name!r} is not of letters, digits, _ and -" if not missing else ""
+            message = message or f"this method declares no {', '.join(missing)} (see harness.method.Method)"
+    problems.append(Problem(path, message, on_key=True))
+    return None

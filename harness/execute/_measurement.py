@@ -1,0 +1,150 @@
+"""Making the measurements of one spec: the model is loaded once, each measurement's rows are stored when it is done."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.data import DataSource, load_training_set
+from harness.execute._spec import Item, MeasureSpec
+from harness.folders import Folders
+from harness.method import LoadedModel
+from harness.models import load_model
+from harness.provenance import environment
+from harness.store import Store
+from harness.suite import Task
+from harness.targets import Target
+
+__all__ = ["run_measurements"]
+
+Log = Callable[[int, int, Mapping[str, float]], None]
+Row = dict[str, object]
+
+
+def run_measurements(spec: MeasureSpec, results: Path, log: Log) -> None:
+    """Make every measurement of the spec that the store's shards lack.
+
+    Raises:
+        MeasurementError: a measurement has no meaningful result; those before it are stored.
+    """
+    work = _Work(spec, results, log)
+    tasks: dict[str, list[Item]] = {}
+    for item in spec.items:
+        if item.kind == "task":
+            tasks.setdefault(str(item.settings["of"]), []).append(item)
+    for name, items in tasks.items():
+        work.tasks(name, items)
+    for item in spec.items:
+        if item.kind == "gold":
+            work.gold(item)
+        elif item.kind == "judge":
+            work.judge(item)
+        elif item.kind == "profile":
+            work.profile(item)
+
+
+class _Work:
+    def __init__(self, spec: MeasureSpec, results: Path, log: Log) -> None:
+        self.spec, self.log = spec, log
+        self.folders = Folders(results)
+        self.store = Store(results)
+        self.target = Target.model_validate(spec.target)
+        self.source = DataSource(spec.data)
+        self._loaded: dict[tuple[str, str], LoadedModel] = {}
+
+    def load(self, reference: str, head: str = "causal") -> LoadedModel:
+        if (reference, head) not in self._loaded:
+            loaded = load_model(
+                self.folders.model(reference),
+                dtype=self.target.dtype,
+                head="reward" if head == "reward" else "causal",
+                device=self.target.device,
+                attention=self.target.attention,
+            )
+            if self.target.backend == "inductor" and head == "causal":
+                import torch
+
+                loaded.model.forward = torch.compile(loaded.model.forward, dynamic=True)
+            self._loaded[reference, head] = loaded
+        return self._loaded[reference, head]
+
+    def save(self, item: Item, table: str, rows: list[Row], seconds: float, artifact: str) -> None:
+        env = environment()
+        measurement: Row = {
+            "measurement": item.key,
+            "artifact": artifact,
+            "target": json.dumps(self.target.numerics(), sort_keys=True),
+            "kind": item.kind,
+            "task": item.task,
+            "settings": json.dumps(item.settings, sort_keys=True),
+            "data": self.source.label(),
+            "seconds": seconds,
+            "environment": env.key,
+            "at": env.now(),
+        }
+        self.store.append_many(
+            {
+                "measurements": [measurement],
+                table: [{"measurement": item.key, **row} for row in rows],
+                "environment_rows": [env.row()],
+            }
+        )
+
+    def tick(self, what: str) -> Callable[[int, int], None]:
+        del what
+        return lambda done, total: self.log(done, total, {})
+
+    def tasks(self, name: str, items: list[Item]) -> None:
+        from harness.measure.tasks import measure_tasks
+
+        started = time.monotonic()
+        settings = {k: v for k, v in items[0].settings.items() if k != "of"}
+        rows = measure_tasks(
+            self.load(self.spec.model),
+            self.source,
+            {name: Task.model_validate(settings)},
+            self.spec.halves,
+            "hf" if self.spec.scorer == "hf" else "prefix-tree",
+            progress=self.tick(name),
+        )
+        seconds = time.monotonic() - started
+        for item in items:
+            self.save(item, "samples", rows[item.task], seconds / len(items), self.spec.artifact)
+
+    def gold(self, item: Item) -> None:
+        from harness.measure.gold import measure_gold
+        from harness.suite import Gold
+
+        started = time.monotonic()
+        settings = Gold.model_validate(item.settings)
+        prompts, _ = load_training_set(settings.dataset, "prompts", self.source, split="test")
+        rows = measure_gold(
+            self.load(self.spec.model),
+            prompts,
+            self.load(self.spec.reward, "reward") if self.spec.reward else None,
+            self.load(self.spec.base),
+            settings,
+            self.spec.halves,
+        )
+        self.save(item, "samples", rows, time.monotonic() - started, self.spec.artifact)
+
+    def judge(self, item: Item) -> None:
+        from harness.measure.judge import measure_judge
+
+        started = time.monotonic()
+        rows = measure_judge(
+            self.load(self.spec.model),
+            self.load(self.spec.judge or self.spec.model),
+            self.source,
+            item.settings,
+            self.spec.halves,
+            self.tick("judge"),
+        )
+        self.save(item, "judge_votes", rows, time.monotonic() - started, self.spec.artifact)
+
+    def profile(self, item: Item) -> None:
+        from harness.measure.profile import measure_profile
+
+        started = time.monotonic()
+        rows = measure_profile(self.folders.model(self.spec.model), self.target, item.settings)
+        self.save(item, "profile_samples", rows, time.monotonic() - started, self.spec.artifact)

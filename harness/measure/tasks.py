@@ -1,0 +1,303 @@
+"""Benchmark tasks through lm-eval: its own definitions, documents from any source, a row per document and metric."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from harness.data import DataSource, Half, half_of
+from harness.errors import MeasurementError, UserError
+from harness.measure._index import leaf_tasks, listing, source_problem, task_manager, use_datasets_cache
+from harness.method import LoadedModel
+
+__all__ = ["LeafTask", "TaskSettings", "leaf_tasks", "load_tasks", "measure_tasks", "task_fingerprint", "task_problem"]
+
+Scorer = Literal["prefix-tree", "hf"]
+Row = dict[str, object]
+
+_FEWSHOT_SEED = 1234
+"""lm-eval's own default, fixed here: which examples a prompt shows is part of the measurement."""
+
+
+class TaskSettings(Protocol):
+    """What a suite says of a task; None leaves lm-eval's own value. `limit` counts documents of each leaf task."""
+
+    @property
+    def num_fewshot(self) -> int | None: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def max_gen_toks(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class LeafTask:
+    """A loaded task and the documents within its limit, with each one's identity and half."""
+
+    name: str
+    task: Any
+    documents: Sequence[Mapping[str, object]]
+    identities: Sequence[str]
+    halves: Sequence[Half]
+
+    def fingerprint(self) -> dict[str, object]:
+        """What decides its scores beside the model: version, documents, prompts. Ready for a content key."""
+        config = self.task.config
+        shots = config.num_fewshot or 0
+        shown = [_canonical(d) for d in self.task.fewshot_docs() or []] if shots else []
+        return {
+            "version": str(self.task.VERSION),
+            "lm_eval": importlib.metadata.version("lm_eval"),
+            "documents": _digest("\n".join(self.identities)),
+            "n": len(self.documents),
+            "num_fewshot": shots,
+            "fewshot": _digest("\n".join(shown)),
+            "generation": _canonical(config.generation_kwargs or {}),
+        }
+
+
+def _canonical(document: object) -> str:
+    return json.dumps(document, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
+
+
+def _digest(text: str, length: int = 32) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def task_problem(source: DataSource, task: str, settings: TaskSettings | None = None) -> str | None:
+    """Why this task cannot be measured with these documents, or None. Needs no model; reads no documents."""
+    if problem := source.problem():
+        return problem
+    try:
+        leaves = leaf_tasks(task)
+    except UserError as error:
+        return str(error)
+    known = listing().leaves
+    if settings is not None and settings.num_fewshot:
+        fixed = [n for n in leaves if known[n].num_fewshot == 0]
+        if fixed:
+            return f"lm-eval fixes num_fewshot at 0 for {fixed[0]}: leave num_fewshot out"
+    if settings is not None and settings.max_gen_toks is not None:
+        scored = [n for n in leaves if known[n].output not in (None, "generate_until")]
+        if scored:
+            return f"{scored[0]} generates nothing, so max_gen_toks has no meaning for it: leave it out"
+    rolling = [n for n in leaves if known[n].output == "loglikelihood_rolling"]
+    if rolling:
+        return f"{rolling[0]} is a perplexity over whole texts, with no score for each document"
+    return source_problem(source, task)
+
+
+def load_tasks(source: DataSource, tasks: Mapping[str, TaskSettings]) -> dict[str, list[LeafTask]]:
+    """Load tasks and their documents. Changes the current folder meanwhile: main thread only.
+
+    Returns:
+        The leaf tasks of each asked name (a group such as `mmlu` has many), limited per leaf.
+
+    Raises:
+        UserError: the source lacks documents, a setting does not fit, or two names share a task.
+    """
+    use_datasets_cache()
+    found: dict[str, list[LeafTask]] = {}
+    owner: dict[str, str] = {}
+    for name, settings in tasks.items():
+        if problem := task_problem(source, name, settings):
+            raise UserError(f"task {name!r}: {problem}")
+        for leaf in leaf_tasks(name):
+            if owner.setdefault(leaf, name) != name:
+                raise UserError(f"the tasks {owner[leaf]!r} and {name!r} both hold {leaf!r}: name only one of them")
+        try:
+            with source.as_hub(), _no_bars():
+                loaded = task_manager([name]).load([name])["tasks"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"task {name!r}: its documents in {source.name} cannot be loaded: {error}") from error
+        found[name] = [_prepare(leaf, task, settings) for leaf, task in loaded.items()]
+    return found
+
+
+@contextlib.contextmanager
+def _no_bars() -> Any:  # noqa: ANN401 (a context manager)
+    import datasets
+
+    before = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if before:
+            datasets.enable_progress_bars()
+
+
+def _prepare(name: str, task: Any, settings: TaskSettings) -> LeafTask:  # noqa: ANN401 (lm-eval's Task)
+    if settings.num_fewshot is not None:
+        task.set_config("num_fewshot", settings.num_fewshot)
+    elif task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    if settings.max_gen_toks is not None:
+        task.set_config("generation_kwargs", {"max_gen_toks": settings.max_gen_toks}, update=True)
+    shots = task.config.num_fewshot
+    if shots and shots > len(task.fewshot_docs() or []):
+        has = len(task.fewshot_docs() or [])
+        raise UserError(f"task {name!r}: num_fewshot={shots}, but its few-shot split has {has} documents")
+    docs = task.eval_docs
+    count = len(docs) if settings.limit is None else min(settings.limit, len(docs))
+    documents = [dict(docs[i]) for i in range(count)]
+    texts = [_canonical(d) for d in documents]
+    seen: dict[str, int] = {}
+    identities = []
+    for text in texts:
+        # Some benchmarks hold a document twice; each occurrence is a row of its own.
+        seen[text] = seen.get(text, 0) + 1
+        again = f"#{seen[text]}" if seen[text] > 1 else ""
+        identities.append(_digest(f"{name}\n{text}{again}", 16))
+    return LeafTask(name, task, documents, identities, [half_of(t) for t in texts])
+
+
+def task_fingerprint(source: DataSource, task: str, settings: TaskSettings) -> dict[str, dict[str, object]]:
+    """For each leaf task, what decides its scores beside the model (see `LeafTask.fingerprint`); needs no model."""
+    return {leaf.name: leaf.fingerprint() for leaf in load_tasks(source, {task: settings})[task]}
+
+
+def measure_tasks(
+    loaded: LoadedModel,
+    source: DataSource,
+    tasks: Mapping[str, TaskSettings],
+    halves: Iterable[Half],
+    scorer: Scorer = "prefix-tree",
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, list[Row]]:
+    """Score a model on tasks: only documents of these halves are shown to it.
+
+    Args:
+        scorer: `prefix-tree`, or lm-eval's own `hf` (8 rows a batch unless `batch_size` says otherwise).
+        batch_size: rows a batch, for `hf` only.
+        progress: called with (requests done, requests in all) as the work proceeds (`hf`: at its end).
+
+    Returns:
+        For each leaf task, rows of the table `samples` without the measurement's key: document, half, prompt_hash,
+        metric, score, response, expected, prompt. A leaf without documents in these halves has none.
+
+    Raises:
+        UserError: see `load_tasks`.
+        MeasurementError: a score or log-likelihood is NaN or infinite, or a task scores no single documents.
+    """
+    import lm_eval.evaluator
+
+    wanted = set(halves)
+    leaves = [leaf for group in load_tasks(source, tasks).values() for leaf in group]
+    chosen = {leaf.name: [i for i, h in enumerate(leaf.halves) if h in wanted] for leaf in leaves}
+    active = [leaf for leaf in leaves if chosen[leaf.name]]
+    for leaf in active:
+        _restrict(leaf.task, [leaf.documents[i] for i in chosen[leaf.name]])
+        leaf.task.set_fewshot_seed(_FEWSHOT_SEED)
+    rows: dict[str, list[Row]] = {leaf.name: [] for leaf in leaves}
+    if not active:
+        return rows
+    lm = _scorer(loaded, scorer, batch_size, progress)
+    with _no_bars():
+        results = lm_eval.evaluator.evaluate(
+            lm, {"tasks": {leaf.name: leaf.task for leaf in active}}, bootstrap_iters=0, log_samples=True
+        )
+    for leaf in active:
+        samples = results["samples"][leaf.name]
+        rows[leaf.name] = _rows(leaf, chosen[leaf.name], samples)
+    if progress is not None and scorer == "hf":
+        total = sum(len(r) for r in rows.values())
+        progress(total, total)
+    return rows
+
+
+def _restrict(task: Any, documents: list[Mapping[str, object]]) -> None:  # noqa: ANN401 (lm-eval's Task)
+    # Handing over the documents themselves, and not their places (`samples=`), spares lm-eval a walk over the whole
+    # split for every task and filter.
+    if task.has_test_docs():
+        task.test_docs = lambda: documents
+    else:
+        task.validation_docs = lambda: documents
+
+
+def _scorer(
+    loaded: LoadedModel, scorer: Scorer, batch_size: int | None, progress: Callable[[int, int], None] | None
+) -> Any:  # noqa: ANN401 (lm-eval's LM)
+    if scorer == "hf":
+        from lm_eval.models.huggingface import HFLM
+
+        return HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size or 8, logits_cache=False)
+    from harness.measure.scoring import PrefixTreeLM
+
+    lm = PrefixTreeLM(loaded.model, tokenizer=loaded.tokenizer)
+    lm.progress = progress
+    return lm
+
+
+def _rows(leaf: LeafTask, chosen: Sequence[int], samples: Sequence[Mapping[str, Any]]) -> list[Row]:
+    rows: list[Row] = []
+    filters = {str(s["filter"]) for s in samples}
+    for sample in samples:
+        _check_responses(leaf.name, sample["resps"])
+        place = chosen[sample["doc_id"]]
+        prompt = str(sample["arguments"][0][0])
+        response, expected = _answers(leaf.task, sample)
+        for metric in sample["metrics"]:
+            value = sample[metric]
+            if isinstance(value, tuple | list):
+                continue
+            score = float(value)
+            name = _metric(metric, str(sample["filter"]), filters)
+            if not math.isfinite(score):
+                raise MeasurementError(f"{leaf.name}: {name} is {score} for the document {leaf.identities[place]}")
+            rows.append(
+                {
+                    "document": leaf.identities[place],
+                    "half": leaf.halves[place],
+                    "prompt_hash": _digest(prompt, 16),
+                    "metric": name,
+                    "score": score,
+                    "response": response,
+                    "expected": expected,
+                    "prompt": prompt,
+                }
+            )
+    if not rows:
+        metrics = sorted({m for s in samples for m in s["metrics"]})
+        raise MeasurementError(f"{leaf.name}: {', '.join(metrics)} has no score for each document")
+    return rows
+
+
+def _metric(metric: str, used: str, filters: set[str]) -> str:
+    if used == "none":
+        return metric
+    short = used.partition("-")[0]
+    unique = sum(f.partition("-")[0] == short for f in filters) == 1
+    return f"{metric}_{short if unique else used}"
+
+
+def _check_responses(task: str, responses: Sequence[Sequence[Any]]) -> None:
+    # lm-eval takes a NaN for the best choice, so that a broken model answers every "first is right" task correctly.
+    for request in responses:
+        for one in request:
+            value = one[0] if isinstance(one, tuple | list) else one
+            if isinstance(value, float) and not math.isfinite(value):
+                raise MeasurementError(f"{task}: a log-likelihood is {value}: the model's weights are broken")
+
+
+def _answers(task: Any, sample: Mapping[str, Any]) -> tuple[str | None, str | None]:  # noqa: ANN401 (lm-eval's Task)
+    target = sample["target"]
+    first = sample["resps"][0][0]
+    if isinstance(first, str):
+        return first, str(target)
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None, str(target)
+    choices = [str(arguments[1]) for arguments in sample["arguments"]]
+    if len(set(choices)) == 1:
+        choices = [str(arguments[0]) for arguments in sample["arguments"]]
+    values = [request[0][0] for request in sample["resps"]]
+    best = choices[values.index(max(values))].strip()
+    if isinstance(target, int) and 0 <= target < len(choices):
+        return best, choices[target].strip()
+    return best, str(target)

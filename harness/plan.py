@@ -1,0 +1,227 @@
+"""From a suite to a plan: every check that can be made before anything runs, and what the sweep will cost."""
+
+import shutil
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from harness.data import DataSource, dataset_problem, load_training_set
+from harness.errors import UserError
+from harness.execute import StageSpec
+from harness.folders import Folders
+from harness.keys import content_key
+from harness.method import find_method
+from harness.models import folder_fingerprint, model_problem, resolve_model
+from harness.resolve import Facts
+from harness.store import Store
+from harness.suite import Suite
+from harness.targets import fast_bf16, machine, target_problem
+
+__all__ = ["Cell", "Estimate", "Plan", "disk_problem", "gather_facts", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One recipe × one base model, with its budget. `searched` is empty where nothing is tuned."""
+
+    recipe: str
+    model: str
+    trials: int
+    searched: tuple[str, ...]
+    steps: tuple[str, ...]
+
+
+@dataclass
+class Estimate:
+    """What is known of the cost before the start; None is unknown, and shown so."""
+
+    stages: int = 0
+    """Stages after sharing."""
+    cached: int = 0
+    """Of those whose settings are known already: complete artifacts."""
+    undecided: int = 0
+    """Stages whose settings the search has yet to suggest."""
+    seconds: float | None = None
+    disk_gb: float | None = None
+
+
+@dataclass
+class Plan:
+    """Cells, cost and facts of one sweep."""
+
+    suite: Suite
+    facts: Facts
+    cells: list[Cell]
+    sweep: str
+    estimate: Estimate = field(default_factory=Estimate)
+
+    def to_json(self) -> dict[str, object]:
+        """As it is stored with the sweep."""
+        return {
+            "cells": [asdict(c) for c in self.cells],
+            "estimate": asdict(self.estimate),
+            "precision": self.facts.precision,
+            "data": self.facts.source.label(),
+            "models": dict(self.facts.models),
+            "datasets": {f"{name} ({kind})": print_ for (name, kind), print_ in self.facts.datasets.items()},
+        }
+
+
+def gather_facts(suite: Suite, data: str | None = None, say: Callable[[str], None] = lambda text: None) -> Facts:
+    """Check everything a suite needs from the outside world, and fingerprint it.
+
+    Args:
+        suite: the suite.
+        data: `--data`, which goes before the suite's own key.
+        say: told what takes a while.
+
+    Raises:
+        UserError: all that is missing, a line each, with where it could come from.
+    """
+    source = DataSource(data or suite.data)
+    problems = list(_problems(suite, source))
+    if problems:
+        raise UserError("\n".join(problems))
+    automatic: Literal["float32", "bfloat16"] = "bfloat16" if fast_bf16() else "float32"
+    precision = automatic if suite.precision == "auto" else suite.precision
+    from harness.measure.tasks import task_fingerprint
+
+    models = {}
+    for name in suite.models:
+        say(f"preparing the model {name}")
+        models[name] = content_key("model", files=folder_fingerprint(resolve_model(name)))
+    say("reading the data")
+    datasets = {
+        (name, kind): load_training_set(name, kind, source)[1]  # type: ignore[arg-type]  # a method's declared kind
+        for name, kind in _datasets(suite)
+    }
+    gold: dict[str, object] | None = None
+    if suite.measure.gold is not None:
+        rows, fingerprint = load_training_set(suite.measure.gold.dataset, "prompts", source, split="test")
+        if "constraints" not in rows.column_names:
+            raise UserError(f"measure.gold.dataset: {suite.measure.gold.dataset!r} has no column constraints")
+        gold = {"rows": fingerprint}
+    judge = None
+    if suite.measure.judge is not None:
+        from harness.measure.judge import judge_fingerprint
+
+        judge = judge_fingerprint(source, suite.measure.judge.model_dump())
+    tasks: dict[str, Mapping[str, Mapping[str, object]]] = {}
+    for name, settings in suite.measure.tasks.items():
+        say(f"reading the documents of {name}")
+        tasks[name] = task_fingerprint(source, name, settings)
+    return Facts(
+        suite=suite,
+        source=source,
+        precision=precision,
+        models=models,
+        datasets=datasets,
+        tasks=tasks,
+        gold=gold,
+        judge=judge,
+        machine=machine(),
+    )
+
+
+def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
+    where = str(suite.source or suite.name)
+    if problem := source.problem():
+        yield f"{where}: data: {problem}"
+        return
+    for name in suite.models:
+        if problem := model_problem(name):
+            yield f"{where}: models: {name!r}: {problem}"
+    judge = suite.measure.judge
+    if judge is not None and judge.model not in ("self", "base", *suite.recipes) and (p := model_problem(judge.model)):
+        yield f"{where}: measure.judge.model: {judge.model!r}: {p}"
+    for name, _ in _datasets(suite):
+        if problem := dataset_problem(name, source):
+            yield f"{where}: dataset {name!r}: {problem}"
+    if suite.measure.gold is not None and (p := dataset_problem(suite.measure.gold.dataset, source)):
+        yield f"{where}: measure.gold.dataset: {p}"
+    for target in suite.targets:
+        if problem := target_problem(target):
+            yield f"{where}: targets: {target.name}: {problem}"
+    if suite.measure.tasks:
+        from harness.measure.tasks import task_problem
+
+        for name, settings in suite.measure.tasks.items():
+            if problem := task_problem(source, name, settings):
+                yield f"{where}: measure.tasks.{name}: {problem}"
+
+
+def _datasets(suite: Suite) -> list[tuple[str, str]]:
+    """(dataset, kind) of every step, also each value of a searched dataset."""
+    found: dict[tuple[str, str], None] = {}
+    for recipe in suite.recipe_order():
+        for step in suite.steps(recipe):
+            kind = find_method(step.method).dataset_kind
+            if kind is None:
+                continue
+            space = step.spaces.get("dataset")
+            names = (space.values or ()) if space else (step.settings.get("dataset"),)
+            found.update({(str(n), str(kind)): None for n in names if n is not None})
+    return list(found)
+
+
+def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSpec] = ()) -> Plan:
+    """Cells and cost. `known` are the stages whose settings are decided already (see `harness.sweep.known_stages`)."""
+    cells = []
+    stages = 0
+    for model in suite.models:
+        for recipe in suite.recipe_order():
+            space = suite.search_space(recipe)
+            steps = suite.steps(recipe)
+            trials = suite.budget.trials_per_cell if space else 0
+            cells.append(Cell(recipe, model, trials, tuple(space), tuple(s.method for s in steps)))
+            own = sum(s.recipe == recipe for s in steps)
+            # The chosen trial with the first seed is one of the tuning runs.
+            runs = trials + len(suite.seeds) - 1 if space else len(suite.seeds)
+            stages += own * runs
+    folders, store = Folders(results), Store(results)
+    specs = {s.key: s for s in known}
+    waiting = [s for s in specs.values() if not folders.has(s.key)]
+    estimate = Estimate(
+        stages=stages,
+        cached=len(specs) - len(waiting),
+        undecided=max(0, stages - len(specs)),
+        disk_gb=_disk(suite, stages),
+    )
+    if estimate.cached == stages:
+        estimate.seconds, estimate.disk_gb = 0.0, 0.0
+    elif not estimate.undecided and store.ready():
+        estimate.seconds = _seconds(store, waiting)
+    return Plan(suite=suite, facts=facts, cells=cells, sweep=suite.sweep_id(), estimate=estimate)
+
+
+def _disk(suite: Suite, stages: int) -> float | None:
+    sizes = []
+    for name in suite.models:
+        folder = resolve_model(name)
+        sizes.append(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
+    return round(stages * max(sizes) / 2**30, 1) if sizes else None
+
+
+def _seconds(store: Store, waiting: Iterable[StageSpec]) -> float | None:
+    """Training seconds from earlier stages of the same method; None as soon as one has never been run here."""
+    total = 0.0
+    for spec in waiting:
+        past = store.query("SELECT seconds FROM stages WHERE method = ?", [spec.method])["seconds"].to_list()
+        if not past:
+            return None
+        total += statistics.median(past)
+    return total
+
+
+def disk_problem(plan: Plan, results: Path) -> str | None:
+    """Why the artifacts would not fit, or None."""
+    need = plan.estimate.disk_gb
+    place = next(p for p in [results, *results.absolute().parents] if p.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    if need is not None and need > free:
+        return (
+            f"{results}: the artifacts need about {need:.1f} GB, {free:.1f} GB are free; use --results on another disk"
+        )
+    return None

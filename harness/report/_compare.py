@@ -1,0 +1,247 @@
+"""What the data say: each contender's figures, and the differences between contenders, paired by document.
+
+Final figures only: the documents that tuning never saw, the chosen settings, all seeds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from harness.objectives import main_metric
+from harness.report._plot import Estimate
+from harness.report._queries import Contender, Facts
+from harness.stats import Difference, Verdict, crossed_interval, holm, paired_difference, resolved
+
+__all__ = [
+    "Comparison",
+    "against_base",
+    "compare_recipes",
+    "estimate",
+    "main_metrics",
+    "objective_estimate",
+    "objective_source",
+    "over_optimisation",
+    "shared_documents",
+]
+
+_GOLD = ("gold_reward", "rm_reward", "kl")
+_JUDGED = ("helpfulness", "harmlessness")
+
+Scores = dict[str, list[float]]
+"""Document → its scores over the seeds, in the order of the seeds."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`a` against `b` on one figure; `adjusted_p` by Holm over the family of comparisons it stands in."""
+
+    a: Contender
+    b: Contender
+    what: str
+    difference: Difference
+    adjusted_p: float
+    verdict: Verdict
+
+
+def _by_seed(facts: Facts, who: Contender, group: str, metric: str) -> dict[int, dict[str, float]]:
+    """Seed → document → score, on the target of the comparison."""
+    key = ("by_seed", who.label, group, metric)
+    if key not in facts.cache:
+        import polars as pl
+
+        mine = facts.documents.filter(
+            (pl.col("label") == who.label)
+            & (pl.col("group") == group)
+            & (pl.col("metric") == metric)
+            & (pl.col("target") == facts.target)
+        )
+        found: dict[int, dict[str, float]] = {}
+        measurements: set[str] = set()
+        for (seed,), part in sorted(mine.group_by("seed"), key=lambda kv: str(kv[0])):
+            # The base model's one measurement stands under every seed; it is one, not several.
+            keys = set(part["measurement"].to_list())
+            if not keys <= measurements:
+                found[int(seed)] = {f"{t}/{d}": float(s) for t, d, s in part.select("task", "document", "score").iter_rows()}
+            measurements |= keys
+        facts.cache[key] = found
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def _crossed(seeds: dict[int, dict[str, float]]) -> Scores:
+    """Documents that every seed has answered; while a sweep runs, some seeds lack some."""
+    if not seeds:
+        return {}
+    common = set.intersection(*(set(s) for s in seeds.values()))
+    return {d: [s[d] for s in seeds.values()] for d in sorted(common)}
+
+
+def _estimate(scores: Scores) -> Estimate | None:
+    if not scores:
+        return None
+    found = crossed_interval(scores)
+    return Estimate(found.value, found.low, found.high, found.n)
+
+
+def estimate(facts: Facts, who: Contender, group: str, metric: str) -> Estimate | None:
+    """The mean over final documents and seeds with its 95 % interval; None where nothing was measured."""
+    key = ("estimate", who.label, group, metric)
+    if key not in facts.cache:
+        facts.cache[key] = _estimate(_crossed(_by_seed(facts, who, group, metric)))
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def main_metrics(facts: Facts) -> list[tuple[str, str]]:
+    """The benchmarks that have final scores, in the suite's order, each with the metric it goes by."""
+    import polars as pl
+
+    rows = facts.documents.filter(~pl.col("group").is_in(["gold", "judge"])).select("group", "metric").unique()
+    metrics: dict[str, list[str]] = {}
+    for group, metric in rows.iter_rows():
+        metrics.setdefault(group, []).append(metric)
+    measure = facts.settings.get("measure")
+    tasks = measure.get("tasks") if isinstance(measure, dict) else None
+    order = list(tasks) if isinstance(tasks, dict) else []
+    names = [t for t in order if t in metrics] + sorted(set(metrics) - set(order))
+    return [(name, main_metric(metrics[name])) for name in names]
+
+
+def objective_source(facts: Facts, objective: str) -> list[tuple[str, str]]:
+    """The (task, metric) pairs whose documents make up an objective; empty where no documents do (latency, memory)."""
+    if objective in _GOLD:
+        return [("gold", objective)]
+    if objective in _JUDGED:
+        return [("judge", objective)]
+    if objective == "score":
+        return main_metrics(facts)
+    group, dot, metric = objective.rpartition(".")
+    return [(group, metric)] if dot else []
+
+
+def _objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
+    pairs = objective_source(facts, objective)
+    parts = [_crossed(_by_seed(facts, who, group, metric)) for group, metric in pairs]
+    if len(parts) <= 1:
+        return parts[0] if parts else {}
+    if not all(parts) or len({len(next(iter(p.values()))) for p in parts}) != 1:
+        return {}
+    total = sum(len(p) for p in parts)
+    # Every task weighs the same in the mean, however many documents it has.
+    weights = [total / (len(parts) * len(p)) for p in parts]
+    return {
+        f"{group}:{d}": [w * v for v in values]
+        for (group, _), p, w in zip(pairs, parts, weights, strict=True)
+        for d, values in p.items()
+    }
+
+
+def objective_estimate(facts: Facts, who: Contender, objective: str) -> Estimate | None:
+    """A contender's final value of an objective; None where it has none, or where no documents make it up."""
+    return _estimate(_objective_scores(facts, who, objective))
+
+
+def _paired(a: Scores, b: Scores) -> Difference | None:
+    common = a.keys() & b.keys()
+    if not common:
+        return None
+    return paired_difference({d: a[d] for d in common}, {d: b[d] for d in common})
+
+
+def shared_documents(facts: Facts, a: Contender, b: Contender, objective: str) -> tuple[int, int]:
+    """How many documents both were scored on, and how many either was: less than all means a partial comparison."""
+    first, second = (_objective_scores(facts, who, objective) for who in (a, b))
+    return len(first.keys() & second.keys()), len(first.keys() | second.keys())
+
+
+def _family(found: Sequence[tuple[Contender, Contender, str, Difference]]) -> list[Comparison]:
+    adjusted = holm([d.p for *_, d in found])
+    return [
+        Comparison(a, b, what, difference, p, resolved(difference, p))
+        for (a, b, what, difference), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
+    """Every pair of recipes of the same base model on the objective: one family, the question's own.
+
+    The first of a pair is the one with the better mean.
+    """
+    sign = -1.0 if facts.objectives.get(objective) == "minimize" else 1.0
+    found = []
+    for a, b in combinations(facts.recipes(), 2):
+        difference = _paired(*(_objective_scores(facts, w, objective) for w in (a, b))) if a.model == b.model else None
+        if difference is None:
+            continue
+        if sign * difference.value < 0:
+            a, b = b, a
+            difference = _paired(*(_objective_scores(facts, w, objective) for w in (a, b)))
+        if difference is not None:
+            found.append((a, b, objective, difference))
+    return _family(found)
+
+
+def against_base(facts: Facts, objective: str | None = None) -> list[Comparison]:
+    """Every recipe against its base model: on the objective, or (without one) on every benchmark and judged aspect.
+
+    Each is a family of its own.
+    """
+    import polars as pl
+
+    judged = facts.documents.filter(pl.col("group") == "judge")["metric"].unique().sort().to_list()
+    pairs = [*main_metrics(facts), *(("judge", aspect) for aspect in judged)]
+    found = []
+    for who in facts.recipes():
+        base = facts.base_of(who)
+        if base is None:
+            continue
+        if objective is not None:
+            difference = _paired(*(_objective_scores(facts, w, objective) for w in (who, base)))
+            if difference is not None:
+                found.append((who, base, objective, difference))
+            continue
+        for group, metric in pairs:
+            difference = _paired(*(_crossed(_by_seed(facts, w, group, metric)) for w in (who, base)))
+            if difference is not None:
+                found.append((who, base, metric if group == "judge" else f"{group} {metric}", difference))
+    return _family(found)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+
+
+def over_optimisation(facts: Facts, who: Contender) -> tuple[Estimate, Estimate, Estimate] | None:
+    """How much further a recipe moved by its reward model than by the truth, in deviations of the base model's scores.
+
+    For each seed, document and score: (recipe - base) / (standard deviation of the base model over documents), by the
+    same seed's reward model, since each reward model has a scale of its own.
+
+    Returns:
+        The gain by the reward model, the gain by the gold reward, and the first minus the second (each with its 95 %
+        interval); None where base or recipe were not scored by a common reward model.
+    """
+    base = facts.base_of(who)
+    if base is None or who.is_base:
+        return None
+    gains: dict[str, dict[int, dict[str, float]]] = {}
+    for metric in ("rm_reward", "gold_reward"):
+        mine, theirs = _by_seed(facts, who, "gold", metric), _by_seed(facts, base, "gold", metric)
+        for seed in mine:
+            # Gold needs no seed in common: its scale is one. A reward model does.
+            reference = theirs.get(seed) or (next(iter(theirs.values()), None) if metric == "gold_reward" else None)
+            if reference is None or (scale := _deviation(list(reference.values()))) == 0:
+                continue
+            shared = mine[seed].keys() & reference.keys()
+            moved = {d: (mine[seed][d] - reference[d]) / scale for d in shared}
+            if moved:
+                gains.setdefault(metric, {})[seed] = moved
+    if len(gains) < 2:
+        return None
+    seeds = gains["rm_reward"].keys() & gains["gold_reward"].keys()
+    parts = [{s: gains[m][s] for s in sorted(seeds)} for m in ("rm_reward", "gold_reward")]
+    gap = {s: {d: parts[0][s][d] - parts[1][s][d] for d in parts[0][s].keys() & parts[1][s].keys()} for s in sorted(seeds)}
+    found = [_estimate(_crossed(p)) for p in (*parts, gap)]
+    if found[0] is None or found[1] is None or found[2] is None:
+        return None
+    return found[0], found[1], found[2]

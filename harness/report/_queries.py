@@ -1,0 +1,221 @@
+"""Everything the page is made from, read from the store's public views in a few queries."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from harness.store import Store
+
+__all__ = ["BASE", "Contender", "Facts", "read_facts"]
+
+BASE = "base"
+
+# A final run's scored measurements; `final` are the documents that tuning never saw.
+_FINAL_RUNS = """
+    SELECT DISTINCT recipe, model, trial, seed, target, task, measurement FROM scores
+    WHERE sweep = $sweep AND phase = 'final' AND split = 'final'
+"""
+_DOCUMENTS = f"""
+    WITH runs AS ({_FINAL_RUNS})
+    SELECT r.recipe, r.model, r.trial, r.seed, r.target, s.task, s.metric, s.document, s.score, s.measurement
+    FROM runs r JOIN samples s USING (measurement, target, task) WHERE s.half = 'final'
+    UNION ALL
+    SELECT r.recipe, r.model, r.trial, r.seed, r.target, 'judge' AS task, j.aspect AS metric, j.document,
+        avg(j.score) AS score, r.measurement
+    FROM runs r JOIN judgements j USING (measurement, target) WHERE j.half = 'final' AND r.task = 'judge'
+    GROUP BY ALL
+"""
+_PROFILES = """
+    SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, p.target, p.setting, p.metric, p."value", p.p10, p.p90, p.n,
+        p.settings, p.environment, p.measurement
+    FROM trials t JOIN profiles p USING (artifact) WHERE t.sweep = $sweep AND t.phase = 'final'
+"""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recipe on one base model, as the page names it; `index` decides its colour, 0 being the base model."""
+
+    label: str
+    recipe: str
+    model: str
+    index: int
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the untouched base model."""
+        return self.recipe == BASE
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """One sweep.
+
+    Every frame of runs has a column `label`, the contender's, and every frame of scores a column `group`: the name
+    under which the suite asked for the task (`mmlu` for each of its subjects). `documents` holds final scores by document.
+    """
+
+    sweep: str
+    suite: str
+    question: str
+    state: str
+    yaml: str
+    data: str
+    recorded_at: str
+    environment: str
+    settings: Mapping[str, object]
+    contenders: tuple[Contender, ...]
+    trials: "pl.DataFrame"
+    scores: "pl.DataFrame"
+    documents: "pl.DataFrame"
+    profiles: "pl.DataFrame"
+    training: "pl.DataFrame"
+    lineage: "pl.DataFrame"
+    stages: "pl.DataFrame"
+    failures: "pl.DataFrame"
+    environments: "pl.DataFrame"
+    cache: dict[object, object] = field(default_factory=dict, repr=False)
+    """Intervals that several parts of the page show, computed once."""
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """Objective → maximize or minimize, in the suite's order."""
+        found = self.settings.get("objectives")
+        if isinstance(found, dict) and found:
+            return {str(k): str(v) for k, v in found.items()}
+        # An older row without objectives: what its trials reached.
+        reached = (_mapping(text) for text in self.trials["objectives"].drop_nulls())
+        return dict.fromkeys((name for one in reached for name in one), "maximize")
+
+    @property
+    def target(self) -> str | None:
+        """The target whose scores are compared: the one the suite names for quality, else its first that was measured."""
+        measured = {*self.documents["target"].to_list(), *self.scores["target"].to_list()}
+        measure, listed = self.settings.get("measure"), self.settings.get("targets")
+        wanted = [measure.get("quality_target")] if isinstance(measure, dict) else []
+        wanted += [t.get("name") for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
+        # Without a suite's order, the one where most was measured; ties by name.
+        counts = {t: self.scores.filter(self.scores["target"] == t).height for t in sorted(measured)}
+        return next((str(t) for t in wanted if t in measured), max(counts, key=lambda t: counts[t], default=None))
+
+    def base_of(self, contender: Contender) -> Contender | None:
+        """The untouched model this contender started from, if it was measured."""
+        return next((c for c in self.contenders if c.is_base and c.model == contender.model), None)
+
+    def recipes(self) -> tuple[Contender, ...]:
+        """The contenders that are not a base model."""
+        return tuple(c for c in self.contenders if not c.is_base)
+
+
+def _mapping(text: object) -> dict[str, object]:
+    parsed = json.loads(text) if isinstance(text, str) else text
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _group(task: str, asked: list[str]) -> str:
+    whole = [a for a in asked if task == a or task.startswith(f"{a}_")]
+    return max(whole, key=len, default=task)
+
+
+def _names(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [str(k) for k in value]
+    return [str(v) for v in value] if isinstance(value, list) else []
+
+
+def _contenders(settings: Mapping[str, object], trials: "pl.DataFrame") -> tuple[Contender, ...]:
+    seen = {(str(r), str(m)) for r, m in trials.select("recipe", "model").unique().iter_rows()}
+    recipe_order, model_order = [BASE, *_names(settings.get("recipes"))], _names(settings.get("models"))
+    recipes = recipe_order + sorted({r for r, _ in seen} - set(recipe_order))
+    models = model_order + sorted({m for _, m in seen} - set(model_order))
+    several = len({m for _, m in seen}) > 1
+    found: list[Contender] = []
+    for model in models:
+        for recipe in recipes:
+            if (recipe, model) in seen:
+                # The first base model is grey; one recipe keeps one colour and each further model shifts the symbols.
+                shift = 7 * sum(1 for m in models[: models.index(model)] if any(s[1] == m for s in seen))
+                index = recipes.index(recipe) + shift if recipe != BASE or shift else 0
+                found.append(Contender(f"{recipe} · {model}" if several else recipe, recipe, model, index))
+    return tuple(found)
+
+
+def read_facts(store: "Store", sweep: str) -> Facts:
+    """Read one sweep, finished or not.
+
+    Args:
+        store: ingested already.
+        sweep: the sweep's id.
+
+    Raises:
+        UserError: the store knows no such sweep (with those it knows), or nothing was measured at all.
+    """
+    import polars as pl
+
+    suites = store.query("SELECT * FROM suites")
+    mine = suites.filter(pl.col("sweep") == sweep)
+    if mine.is_empty():
+        known = ", ".join(sorted(suites["sweep"].to_list())) or "none"
+        raise UserError(f"no sweep {sweep!r} in {store.results}; it knows: {known}. Run `harness sweep SUITE` first")
+    event = mine.row(0, named=True)
+    settings = _mapping(event["suite_json"])
+    trials = store.query(
+        "SELECT * FROM trials WHERE sweep = $sweep ORDER BY recipe, model, phase, trial, seed", {"sweep": sweep}
+    )
+    contenders = _contenders(settings, trials)
+
+    def labelled(frame: pl.DataFrame) -> pl.DataFrame:
+        names = {(c.recipe, c.model): c.label for c in contenders}
+        pairs = zip(frame["recipe"], frame["model"], strict=True)
+        # A row may name a run of which no event was stored yet; it still belongs to a recipe.
+        return frame.with_columns(pl.Series("label", [names.get((r, m), str(r)) for r, m in pairs], dtype=pl.String))
+
+    def of_sweep(sql: str) -> pl.DataFrame:
+        return labelled(store.query(sql, {"sweep": sweep}))
+
+    measure = settings.get("measure")
+    asked = _names(measure.get("tasks")) if isinstance(measure, dict) else []
+
+    def grouped(frame: pl.DataFrame) -> pl.DataFrame:
+        groups = [_group(str(t), asked) for t in frame["task"]]
+        return frame.with_columns(pl.Series("group", groups, dtype=pl.String))
+
+    lineage = of_sweep("SELECT * FROM lineage WHERE sweep = $sweep ORDER BY recipe, model, trial, seed, position")
+    stages = store.query(
+        "SELECT * FROM stages WHERE stage IN (SELECT stage FROM lineage WHERE sweep = $sweep) ORDER BY recorded_at, stage",
+        {"sweep": sweep},
+    )
+    documents = grouped(of_sweep(_DOCUMENTS))
+    scores = grouped(of_sweep("SELECT * FROM scores WHERE sweep = $sweep ORDER BY recipe, model, trial, seed, task, metric"))
+    profiles = of_sweep(_PROFILES)
+    used = {str(event["environment"]), *stages["environment"].to_list(), *profiles["environment"].to_list()}
+    environments = store.query("SELECT * FROM environments ORDER BY environment")
+    return Facts(
+        sweep=sweep,
+        suite=str(event["suite"]),
+        question=str(event["question"]),
+        state=str(event["state"]),
+        yaml=str(event["yaml"]),
+        data=str(event["data"]),
+        recorded_at=str(event["recorded_at"]),
+        environment=str(event["environment"]),
+        settings=settings,
+        contenders=contenders,
+        trials=labelled(trials),
+        scores=scores,
+        documents=documents.sort("label", "target", "task", "metric", "seed", "document"),
+        profiles=profiles.sort("label", "target", "setting", "metric", "seed"),
+        training=of_sweep(
+            "SELECT * FROM training WHERE sweep = $sweep ORDER BY method, metric, recipe, model, trial, seed, step"
+        ),
+        lineage=lineage,
+        stages=stages,
+        failures=of_sweep("SELECT * FROM failures WHERE sweep = $sweep ORDER BY recorded_at"),
+        environments=environments.filter(pl.col("environment").is_in(list(used))),
+    )

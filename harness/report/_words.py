@@ -1,0 +1,289 @@
+"""The answer in words, with its uncertainty: what the data resolve, and what they do not."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.report._compare import (
+    Comparison,
+    against_base,
+    compare_recipes,
+    estimate,
+    objective_source,
+    over_optimisation,
+    shared_documents,
+)
+from harness.report._html import number
+from harness.report._plot import Estimate
+from harness.report._queries import Contender, Facts
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Words", "counted", "cost_of", "difference_text", "duration", "span", "words"]
+
+_SHOWN_PAIRS = 4
+
+
+@dataclass(frozen=True)
+class Words:
+    """The paragraph's sentences: what was asked of the data, what else it says, and what it rests on."""
+
+    verdicts: Sequence[str]
+    consequences: Sequence[str]
+    basis: Sequence[str]
+
+    def text(self) -> str:
+        """One paragraph."""
+        return " ".join([*self.verdicts, *self.consequences, *self.basis])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Training seconds of a recipe: of one final model with its whole chain (mean over seeds), and of everything."""
+
+    one: float | None
+    whole: float
+    peak_mb: float | None
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def span(low: float, high: float) -> str:
+    """An interval as text; unknown where one document or value says nothing of its spread."""
+    return "[unknown]" if math.isnan(low) or math.isnan(high) else f"[{number(low)}, {number(high)}]"
+
+
+def _estimated(value: Estimate) -> str:
+    return f"{number(value.value)} {span(value.low, value.high)}"
+
+
+def difference_text(found: Comparison) -> str:
+    """`+0.080 [0.031, 0.129]`, the sign always shown."""
+    d = found.difference
+    return f"{'+' if d.value > 0 else ''}{number(d.value)} {span(d.low, d.high)}"
+
+
+def _p(value: float) -> str:
+    return "p unknown" if math.isnan(value) else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as one reads them."""
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def cost_of(facts: Facts, who: Contender) -> Cost:
+    """What training a recipe took. A stage that several recipes share counts in each that needs it."""
+    import polars as pl
+
+    mine = facts.lineage.filter(pl.col("label") == who.label)
+    finals = facts.trials.filter((pl.col("label") == who.label) & (pl.col("phase") == "final")).select("trial", "seed")
+    chains = mine.join(finals, on=["trial", "seed"]).group_by("trial", "seed").agg(pl.col("seconds").sum())
+    # Seconds of each stage once, however many trials used it; a stage that never finished has none.
+    whole = mine.unique("stage")["seconds"].sum()
+    peak = mine["peak_rss_mb"].max()
+    return Cost(
+        one=float(chains["seconds"].mean()) if chains.height else None,  # type: ignore[arg-type]  # a column of floats
+        whole=float(whole or 0.0),
+        peak_mb=float(peak) if isinstance(peak, int | float) else None,
+    )
+
+
+def _verdict(facts: Facts, found: Comparison, family: int) -> str:
+    d = found.difference
+    value, interval = number(abs(d.value)), span(d.low, d.high)
+    correction = f", Holm-corrected over {family} comparisons" if family > 1 else ""
+    on = f"{_plain(found.what)} (95 % interval {interval}{correction}, {_p(found.adjusted_p)})"
+    if found.verdict == "unresolved":
+        return (
+            f"The data do not resolve {found.a.label} from {found.b.label}: {found.a.label} is ahead by {value} in {on}."
+            if d.value
+            else f"The data do not resolve {found.a.label} from {found.b.label}: no difference in {on}."
+        )
+    return f"{found.a.label} beat {found.b.label} by {value} in {on}."
+
+
+def _verdicts(facts: Facts, objective: str | None) -> list[str]:
+    if objective is None:
+        return ["No trial has reached an objective yet: there is no answer so far."]
+    if not objective_source(facts, objective):
+        return [
+            f"The first objective, {_plain(objective)}, is not a score of documents: see the latency and memory figures "
+            "for its values; differences in it are not tested here."
+        ]
+    found = compare_recipes(facts, objective)
+    if not found:
+        have = [c.label for c in facts.recipes() if estimate_of(facts, c, objective)]
+        if len(have) == 1:
+            return [f"Only {have[0]} has final figures of {_plain(objective)}: there is nothing to compare it with yet."]
+        return [f"No recipe has final figures of {_plain(objective)} yet: there is no answer so far."]
+    ranked = sorted(found, key=lambda c: (c.verdict == "unresolved", -abs(c.difference.value)))
+    sentences = [_verdict(facts, c, len(found)) for c in ranked[:_SHOWN_PAIRS]]
+    if len(ranked) > _SHOWN_PAIRS:
+        open_ = sum(c.verdict == "unresolved" for c in ranked)
+        sentences.append(f"Of all {len(ranked)} pairs of recipes {len(ranked) - open_} are resolved; the table has each.")
+    for c in found:
+        shared, either = shared_documents(facts, c.a, c.b, objective)
+        if shared < either:
+            sentences.append(f"{c.a.label} and {c.b.label} share {shared} of {either} documents; only these are compared.")
+    return sentences
+
+
+def estimate_of(facts: Facts, who: Contender, objective: str) -> bool:
+    """Whether a contender has a final value of the objective."""
+    from harness.report._compare import objective_estimate
+
+    return objective_estimate(facts, who, objective) is not None
+
+
+def _base_sentence(facts: Facts, objective: str) -> list[str]:
+    found = against_base(facts, objective)
+    if not found:
+        return []
+    parts = [
+        f"{c.a.label} {difference_text(c)}{' (unresolved)' if c.verdict == 'unresolved' else ''}" for c in found
+    ]
+    return [f"Against the base model, {_plain(objective)} changed: {'; '.join(parts)}."]
+
+
+def _benchmark_sentences(facts: Facts) -> list[str]:
+    found = against_base(facts)
+    if not found:
+        return []
+    sentences = []
+    for verdict, verb in (("lower", "lost"), ("higher", "gained")):
+        parts = [f"{c.a.label} {verb} on {c.what} ({difference_text(c)})" for c in found if c.verdict == verdict]
+        if parts:
+            sentences.append(f"Against base, {listed(parts)}.")
+    unresolved = [c for c in found if c.verdict == "unresolved"]
+    if unresolved:
+        widest = max(unresolved, key=lambda c: -c.difference.low if not math.isnan(c.difference.low) else 0.0)
+        scope = "all" if len(unresolved) == len(found) else f"{len(unresolved)} of"
+        sentences.append(
+            f"On benchmarks and judged quality {scope} {len(found)} differences from base are unresolved; the largest loss "
+            f"they leave open is {number(max(0.0, -widest.difference.low))} ({widest.a.label} on {widest.what})."
+        )
+    return sentences
+
+
+def _kl_sentence(facts: Facts) -> list[str]:
+    found = [(c, e) for c in facts.recipes() if (e := estimate(facts, c, "gold", "kl")) is not None]
+    if not found:
+        return []
+    return [f"KL from the base model: {'; '.join(f'{c.label} {_estimated(e)} nats a response' for c, e in found)}."]
+
+
+def _gap_sentence(facts: Facts) -> list[str]:
+    parts = []
+    for who in facts.recipes():
+        found = over_optimisation(facts, who)
+        if found is not None:
+            learned, gold, gap = found
+            state = (
+                "over-optimised" if gap.low > 0 else "not over-optimised" if gap.high < 0 else "gap unresolved"
+            )
+            parts.append(
+                f"{who.label} gained {number(learned.value, 2)} by the reward model and {number(gold.value, 2)} by gold, gap "
+                f"{number(gap.value, 2)} [{number(gap.low, 2)}, {number(gap.high, 2)}] ({state})"
+            )
+    if not parts:
+        return []
+    return [f"In standard deviations of the base model's scores, {'; '.join(parts)}."]
+
+
+def _cost_sentence(facts: Facts) -> list[str]:
+    parts = []
+    for who in facts.recipes():
+        cost = cost_of(facts, who)
+        if cost.whole:
+            one = f"{duration(cost.one)} to train one model, " if cost.one else ""
+            parts.append(f"{who.label} {one}{duration(cost.whole)} in all")
+    return [f"Training compute: {'; '.join(parts)} (shared stages count in each recipe)."] if parts else []
+
+
+def _failure_sentence(facts: Facts) -> str:
+    import polars as pl
+
+    bad = facts.trials.filter(pl.col("state").is_in(["failed", "infeasible"]))
+    if bad.is_empty():
+        return "No trial failed."
+    kinds = [f"{bad.filter(pl.col('state') == s).height} {s}" for s in ("failed", "infeasible")]
+    kinds = [k for k in kinds if not k.startswith("0 ")]
+    return f"{counted(bad.height, 'run')} did not finish ({' and '.join(kinds)}); the reasons are under failures."
+
+
+def _finals(facts: Facts) -> "pl.DataFrame":
+    import polars as pl
+
+    return facts.trials.filter((pl.col("phase") == "final") & (pl.col("state") == "complete"))
+
+
+def _basis(facts: Facts, objective: str | None) -> list[str]:
+    import polars as pl
+
+    names = {c.label for c in facts.recipes()}
+    finals = _finals(facts).filter(pl.col("label").is_in(list(names)))
+    seeds = [facts_n for (_,), part in finals.group_by("label") if (facts_n := part["seed"].n_unique())]
+    tuning = facts.trials.filter(pl.col("phase") == "tune").group_by("label").len()
+    counts = sorted(set(tuning["len"].to_list()))
+    documents = max((c.difference.n for c in compare_recipes(facts, objective)), default=0) if objective else 0
+    parts = []
+    if seeds:
+        parts.append(f"{_range(seeds)} final seed{'' if max(seeds) == 1 else 's'} a recipe")
+    if documents:
+        parts.append(f"{counted(documents, 'document')} that tuning never saw")
+    if counts:
+        parts.append(f"{_range(counts)} tuning trial{'' if max(counts) == 1 else 's'} a recipe")
+    sentences = [f"This rests on {listed(parts)}."] if parts else []
+    if seeds and max(seeds) == 1:
+        sentences.append("With one seed the intervals cannot hold the variation from training again.")
+    if "bundled" in facts.data.lower():
+        sentences.append(
+            "The benchmark figures come from small bundled sets in the benchmarks' formats, not from the official benchmarks."
+        )
+    elif facts.data:
+        sentences.append(f"Data source: {facts.data}.")
+    sentences.append(_failure_sentence(facts))
+    return sentences
+
+
+def _range(values: Sequence[int]) -> str:
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def words(facts: Facts) -> Words:
+    """The answer to the suite's question, as far as the data go."""
+    objective = next(iter(facts.objectives), None)
+    state = {
+        "running": ["The sweep is still running; these figures are partial."],
+        "interrupted": ["The sweep was interrupted; these figures are partial."],
+        "failed": ["The sweep ended with failures; some figures may be missing."],
+    }.get(facts.state, [])
+    consequences: list[str] = []
+    if objective is not None:
+        consequences += _base_sentence(facts, objective) if objective_source(facts, objective) else []
+    consequences += [
+        *_benchmark_sentences(facts),
+        *_kl_sentence(facts),
+        *_gap_sentence(facts),
+        *_cost_sentence(facts),
+    ]
+    return Words([*state, *_verdicts(facts, objective)], consequences, _basis(facts, objective))

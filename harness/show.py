@@ -1,0 +1,138 @@
+"""What the commands print: plans, sweeps, and lists of what a suite can name."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.data import DataSource
+from harness.errors import UserError
+from harness.method import find_method, method_names
+from harness.models import BUNDLED_MODELS, model_problem
+from harness.plan import Plan
+from harness.store import Store
+from harness.suite import load_suite
+
+__all__ = ["find_sweep", "show_list", "show_plan", "show_status"]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def show_plan(plan: Plan) -> None:
+    """Cells, stages after sharing, what is cached, and the cost, 'unknown' where it is."""
+    console = Console()
+    suite, estimate = plan.suite, plan.estimate
+    console.print(f"{plan.sweep}: {suite.question}", markup=False)
+    cells = _table("recipe", "model", "trials", "searched", "steps")
+    for cell in plan.cells:
+        searched = ", ".join(cell.searched) or "nothing: its settings are fixed"
+        cells.add_row(
+            *map(escape, (cell.recipe, cell.model, str(cell.trials or "-"), searched, " → ".join(cell.steps)))
+        )
+    console.print(cells)
+    seconds = estimate.seconds
+    time = "unknown" if seconds is None else f"{seconds:.0f} s of training on one worker"
+    disk = "unknown" if estimate.disk_gb is None else f"at most {estimate.disk_gb:.1f} GB of artifacts"
+    facts = _table("", "")
+    rows = [
+        ("stages after sharing", str(estimate.stages)),
+        ("cached already", str(estimate.cached)),
+        ("settings yet to be suggested", str(estimate.undecided)),
+        ("seeds", ", ".join(map(str, suite.seeds))),
+        ("targets", ", ".join(t.name for t in suite.targets)),
+        ("data", plan.facts.source.label()),
+        ("training precision", plan.facts.precision),
+        ("expected time", time),
+        ("expected disk", disk),
+    ]
+    for name, value in rows:
+        facts.add_row(name, escape(value))
+    console.print(facts)
+
+
+def show_status(store: Store) -> None:
+    """The sweeps of this store: state, trials by state, failures."""
+    console = Console()
+    sweeps = store.query("SELECT sweep, state, recorded_at FROM suites ORDER BY recorded_at DESC").rows()
+    if not sweeps:
+        raise UserError(f"no sweep under {store.results} yet: run `harness sweep SUITE` first")
+    table = _table("sweep", "state", "since (UTC)", "tuning", "final", "failures")
+    for sweep, state, since in sweeps:
+        states = "SELECT phase, state, count(*) FROM trials WHERE sweep = ? GROUP BY ALL"
+        counts = {(p, s): n for p, s, n in store.query(states, [sweep]).rows()}
+        failures = store.query("SELECT count(*) AS n FROM failures WHERE sweep = ?", [sweep])["n"][0]
+
+        def phase(name: str, counts: dict[tuple[str, str], int] = counts) -> str:
+            return ", ".join(f"{n} {s}" for (p, s), n in sorted(counts.items()) if p == name) or "-"
+
+        table.add_row(escape(sweep), state, f"{since:%Y-%m-%d %H:%M}", phase("tune"), phase("final"), str(failures))
+    console.print(table)
+    running = store.query(
+        "SELECT t.sweep, t.recipe, t.trial, t.seed, t.phase FROM trials t JOIN suites s USING (sweep) "
+        "WHERE t.state = 'running' AND s.state = 'running'"
+    ).rows()
+    for sweep, recipe, trial, seed, name in running:
+        console.print(f"running: {sweep}: {recipe} trial {trial} seed {seed} ({name})", markup=False)
+
+
+def find_sweep(store: Store, wanted: str | None) -> str:
+    """The sweep that a suite's file or name, or a sweep's id, stands for; the latest by default.
+
+    Raises:
+        UserError: there is none.
+    """
+    sweeps = store.query("SELECT sweep, suite FROM suites ORDER BY recorded_at DESC").rows()
+    if not sweeps:
+        raise UserError(f"no sweep under {store.results} yet: run `harness sweep SUITE` first")
+    if wanted is None:
+        return str(sweeps[0][0])
+    if wanted.endswith((".yaml", ".yml")):
+        suite = load_suite(Path(wanted))
+        exact = suite.sweep_id()
+        if exact in {s for s, _ in sweeps}:
+            return exact
+        wanted = suite.name
+    for sweep, suite in sweeps:
+        if wanted in (sweep, suite):
+            return str(sweep)
+    known = ", ".join(s for s, _ in sweeps[:8])
+    raise UserError(f"no sweep or suite {wanted!r} under {store.results}; there are: {known}")
+
+
+def show_list(what: str, data: str) -> None:
+    """Methods, tasks whose documents the source has, models, or suites."""
+    console = Console(soft_wrap=True)
+    if what == "methods":
+        table = _table("method", "what it does", "needs", "data", "paper")
+        for name in method_names():
+            method = find_method(name)
+            table.add_row(
+                name, method.summary, ", ".join(sorted(method.needs)), method.dataset_kind or "-", method.paper
+            )
+    elif what == "models":
+        table = _table("model", "state")
+        for name in BUNDLED_MODELS:
+            table.add_row(name, model_problem(name) or "bundled, ready")
+        table.add_row("org/name", "any causal language model of the hub with safetensors")
+        table.add_row("./folder", "any local folder with config.json and safetensors")
+    elif what == "suites":
+        table = _table("suite", "question")
+        for path in sorted(Path("suites").glob("*.yaml")):
+            table.add_row(escape(str(path)), escape(load_suite(path).question))
+    else:
+        from harness.measure.tasks import available_tasks
+
+        source = DataSource(data)
+        if problem := source.problem():
+            raise UserError(f"--data: {problem}")
+        names = available_tasks(source)
+        table = _table(f"{len(names)} tasks of lm-eval with documents in {source.label()}")
+        for name in names:
+            table.add_row(name)
+    console.print(table)

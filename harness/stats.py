@@ -1,0 +1,317 @@
+"""How sure are we: intervals of means, differences paired by document, the correction for several comparisons.
+
+A score varies for two reasons that must both be in its interval: which documents were asked, and which seed trained the
+model. Documents and seeds are crossed (every seed answers every document), so both are resampled, independently: the
+pigeonhole bootstrap of Owen (2007), "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), conservative where
+documents and seeds interact.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
+
+from harness.errors import UserError
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "Scores",
+    "Verdict",
+    "crossed_interval",
+    "holm",
+    "interval",
+    "paired_difference",
+    "resolved",
+    "wilson",
+]
+
+Scores = Mapping[str, float | Sequence[float]]
+"""Document → its score, or its scores over the seeds, in the same order of seeds for every document."""
+
+Verdict = Literal["higher", "lower", "unresolved"]
+
+_Array = NDArray[np.float64]
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval, from `n` values (documents, where there are any).
+
+    Where one value alone says nothing of its spread, `low`, `high` and `stderr` are NaN: unknown, not zero.
+    """
+
+    low: float
+    value: float
+    high: float
+    n: int
+    stderr: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of a minus the mean of b, with its interval; `p` is two-sided, for no difference.
+
+    `n` counts documents; `seeds` those of a and of b. A side with one seed contributes no variation over seeds: right
+    for the base model, which was not trained here, and a limit to state for anything else.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+    seeds: tuple[int, int]
+    stderr: float
+    confidence: float
+
+
+def interval(values: Sequence[float] | _Array, confidence: float = 0.95) -> Interval:
+    """Mean of independent values with Student's t interval (Student 1908, "The probable error of a mean").
+
+    Raises:
+        UserError: no values, one not finite, or a confidence outside (0, 1).
+    """
+    _check_confidence(confidence)
+    array = _finite(np.asarray(values, dtype=np.float64).reshape(-1), "values")
+    mean = float(array.mean())
+    if array.size < 2:
+        return Interval(math.nan, mean, math.nan, 1, math.nan, confidence)
+    stderr = float(array.std(ddof=1)) / math.sqrt(array.size)
+    half = _t(confidence, array.size - 1) * stderr
+    return Interval(mean - half, mean, mean + half, int(array.size), stderr, confidence)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """A proportion with Wilson's score interval: inside [0, 1], and honest at small n and near 0 and 1.
+
+    Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22.
+
+    Raises:
+        UserError: n < 1 or successes outside [0, n].
+    """
+    _check_confidence(confidence)
+    if n < 1 or not 0 <= successes <= n:
+        raise UserError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # The bounds are exactly 0 and 1 at the ends; rounding must not put p outside its own interval.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return Interval(low, p, high, n, math.sqrt(p * (1 - p) / n), confidence)
+
+
+def crossed_interval(scores: Scores, confidence: float = 0.95, *, resamples: int = 4000, seed: int = 0) -> Interval:
+    """Mean over documents and seeds, with an interval that covers other documents and other seeds (see the module).
+
+    Args:
+        scores: at least one document; the same number of seeds for each.
+        resamples: bootstrap replicates.
+        seed: of the resampling; equal input gives an equal interval.
+
+    Raises:
+        UserError: nothing to average, a ragged number of seeds, a score that is not finite.
+    """
+    _check_confidence(confidence)
+    table = _table(scores, sorted(scores), "scores")
+    boot = _Bootstrap.of(table, None, resamples, seed)
+    low, high = boot.bounds(1 - confidence)
+    return Interval(low, boot.value, high, len(scores), boot.stderr, confidence)
+
+
+def paired_difference(
+    a: Scores, b: Scores, confidence: float = 0.95, *, resamples: int = 4000, seed: int = 0
+) -> Difference:
+    """Mean of a minus mean of b over the same documents, paired by document, with interval and p value.
+
+    A pigeonhole bootstrap (Owen 2007): each replicate draws documents, the same for a and b, and seeds of a and of b,
+    each with replacement and one fewer than there are, which makes the variance unbiased (Rao & Wu 1988, JASA 83). Two
+    or three seeds still say little about their own spread, so the percentile interval is stretched about the estimate
+    by t/z, with the degrees of freedom of Satterthwaite (1946, Biometrics 2) over the three sources of variation. p is
+    the least level at which that interval excludes zero, no less than 1 / (resamples + 1).
+
+    Args:
+        a: document → score, or scores over its seeds.
+        b: the same documents; its seeds are others, and may be fewer.
+        resamples: bootstrap replicates.
+        seed: of the resampling; equal input gives an equal answer.
+
+    Raises:
+        UserError: the documents differ, a ragged number of seeds, a score that is not finite.
+    """
+    _check_confidence(confidence)
+    if a.keys() != b.keys():
+        only_a, only_b = len(a.keys() - b.keys()), len(b.keys() - a.keys())
+        raise UserError(
+            f"a paired comparison needs the same documents on both sides: {only_a} are only in the first, {only_b} "
+            f"only in the second, {len(a.keys() & b.keys())} in both; measure both recipes with the same task settings"
+        )
+    # Sorted: the answer must not depend on the order in which rows were read.
+    documents = sorted(a)
+    first, second = _table(a, documents, "a"), _table(b, documents, "b")
+    boot = _Bootstrap.of(first, second, resamples, seed)
+    low, high = boot.bounds(1 - confidence)
+    return Difference(
+        boot.value, low, high, boot.p(), len(documents), (first.shape[1], second.shape[1]), boot.stderr, confidence
+    )
+
+
+def holm(pvalues: Sequence[float]) -> list[float]:
+    """p values adjusted for being several, in the order given; compare each with the level of the whole family.
+
+    Holm (1979), "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6: the chance of any
+    false finding stays below the level, whatever the dependence between the tests. NaN (nothing to test) stays NaN and
+    counts as no test.
+
+    Raises:
+        UserError: a p value outside [0, 1].
+    """
+    if bad := [p for p in pvalues if not (math.isnan(p) or 0 <= p <= 1)]:
+        raise UserError(f"p values lie in [0, 1], got {bad[0]}")
+    order = sorted((i for i, p in enumerate(pvalues) if not math.isnan(p)), key=lambda i: pvalues[i])
+    adjusted = [math.nan] * len(pvalues)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * pvalues[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def resolved(difference: Difference, adjusted_p: float | None = None, alpha: float = 0.05) -> Verdict:
+    """Whether the data tell a from b: `higher` or `lower` (a against b), or `unresolved`.
+
+    Args:
+        difference: a against b.
+        adjusted_p: its p value after `holm`, where it is one of several comparisons; its own p otherwise.
+        alpha: the level of the test.
+    """
+    p = difference.p if adjusted_p is None else adjusted_p
+    # Written so that a NaN p is unresolved.
+    if not p < alpha or difference.value == 0:
+        return "unresolved"
+    return "higher" if difference.value > 0 else "lower"
+
+
+@dataclass(frozen=True)
+class _Bootstrap:
+    """The replicates of a mean or a difference of means, sorted, and the degrees of freedom of its variance."""
+
+    value: float
+    draws: _Array
+    freedom: float
+
+    @classmethod
+    def of(cls, a: _Array, b: _Array | None, resamples: int, seed: int) -> "_Bootstrap":
+        """`a` and `b` are documents × seeds; without `b`, the mean of `a`."""
+        if resamples < 100:
+            raise UserError(f"expected at least 100 bootstrap resamples, got {resamples}")
+        random = np.random.default_rng(seed)
+        value = float(a.mean() - (0.0 if b is None else b.mean()))
+        # Each source of variation: the variance it gives the estimate, and the degrees of freedom of knowing that.
+        per_document = a.mean(axis=1) - (0.0 if b is None else b.mean(axis=1))
+        sources = [_variance_of_mean(per_document)]
+        sources += [_variance_of_mean(side.mean(axis=0)) for side in (a, b) if side is not None]
+        draws = np.empty(resamples)
+        for start in range(0, resamples, _CHUNK):
+            count = min(_CHUNK, resamples - start)
+            weights = _weights(random, count, a.shape[0])
+            total = _replicates(random, weights, a)
+            if b is not None:
+                total = total - _replicates(random, weights, b)
+            draws[start : start + count] = total
+        variance = sum(v for v, _ in sources)
+        spread = sum(v * v / f for v, f in sources if v > 0)
+        freedom = variance * variance / spread if spread > 0 else math.inf
+        if a.shape[0] < 2:
+            freedom = math.nan
+        return cls(value, np.sort(draws), freedom)
+
+    @property
+    def stderr(self) -> float:
+        return math.nan if math.isnan(self.freedom) else float(self.draws.std())
+
+    def bounds(self, alpha: float) -> tuple[float, float]:
+        if math.isnan(self.freedom):
+            return math.nan, math.nan
+        low, high = np.quantile(self.draws, [alpha / 2, 1 - alpha / 2])
+        stretch = _t(1 - alpha, self.freedom) / NormalDist().inv_cdf(1 - alpha / 2)
+        # A skewed distribution may lie wholly to one side of the estimate; the interval still holds it.
+        return (
+            self.value - stretch * max(0.0, self.value - float(low)),
+            self.value + stretch * max(0.0, float(high) - self.value),
+        )
+
+    def p(self) -> float:
+        if math.isnan(self.freedom):
+            return math.nan
+        if self.value == 0:
+            return 1.0
+        least = 1 / (self.draws.size + 1)
+        low, high = math.log(least), 0.0
+        # The interval narrows as alpha grows, so that the level at which it leaves zero is found by halving.
+        for _ in range(40):
+            middle = (low + high) / 2
+            bounds = self.bounds(math.exp(middle))
+            if bounds[0] <= 0 <= bounds[1]:
+                low = middle
+            else:
+                high = middle
+        return math.exp(high)
+
+
+def _variance_of_mean(values: _Array) -> tuple[float, float]:
+    if values.size < 2:
+        return 0.0, 1.0
+    return float(values.var(ddof=1)) / values.size, float(values.size - 1)
+
+
+def _weights(random: np.random.Generator, count: int, n: int) -> _Array:
+    """Shape (count, n), each row summing to one: how much each of n units weighs in each replicate."""
+    if n == 1:
+        return np.ones((count, 1))
+    drawn = random.integers(n, size=(count, n - 1)) + n * np.arange(count)[:, None]
+    return np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n) / (n - 1)
+
+
+def _replicates(random: np.random.Generator, weights: _Array, table: _Array) -> _Array:
+    by_seed = weights @ table
+    return np.asarray((by_seed * _weights(random, weights.shape[0], table.shape[1])).sum(axis=1))
+
+
+def _table(scores: Scores, documents: Sequence[str], what: str) -> _Array:
+    if not documents:
+        raise UserError(f"{what}: no documents to compare")
+    rows = [np.atleast_1d(np.asarray(scores[d], dtype=np.float64)) for d in documents]
+    lengths = {row.size for row in rows}
+    if len(lengths) != 1 or 0 in lengths:
+        raise UserError(f"{what}: expected the same number of seeds for every document, got {sorted(lengths)}")
+    return _finite(np.stack(rows), what)
+
+
+def _finite(array: _Array, what: str) -> _Array:
+    if not array.size:
+        raise UserError(f"{what}: expected at least one value")
+    if not np.isfinite(array).all():
+        raise UserError(f"{what}: {int((~np.isfinite(array)).sum())} of {array.size} values are NaN or infinite")
+    return array
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise UserError(f"a confidence lies between 0 and 1 (0.95 is usual), got {confidence}")
+
+
+def _t(confidence: float, freedom: float) -> float:
+    if math.isinf(freedom):
+        return NormalDist().inv_cdf(0.5 + confidence / 2)
+    return float(stdtrit(freedom, 0.5 + confidence / 2))

@@ -1,0 +1,258 @@
+"""What the store holds: the raw tables. The only place where a column is named, typed and explained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["TABLES", "Column", "Kind", "Table"]
+
+Kind = Literal["text", "int", "float", "bool", "json", "time"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One typed column.
+
+    `choices` lists the only texts allowed. A float is finite unless `finite` is false: a NaN score must fail where it
+    is made, not sink into an average. JSON is given as a text or as a mapping or list, time as an
+    aware datetime or ISO text.
+    """
+
+    name: str
+    kind: Kind
+    description: str
+    nullable: bool = False
+    choices: tuple[str, ...] = ()
+    finite: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """One raw table.
+
+    `owner` names the content key whose rows belong together: if two batches bring rows of the same key (two workers
+    computed the same thing), the rows of the earliest batch count and the others are left out. So all rows of one key
+    must be appended to this table in one batch.
+    """
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    owner: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The column names, in order."""
+        return tuple(c.name for c in self.columns)
+
+
+def _text(name: str, description: str, *, nullable: bool = False, choices: Sequence[str] = ()) -> Column:
+    return Column(name, "text", description, nullable, tuple(choices))
+
+
+def _int(name: str, description: str) -> Column:
+    return Column(name, "int", description)
+
+
+def _float(name: str, description: str, *, nullable: bool = False, finite: bool = True) -> Column:
+    return Column(name, "float", description, nullable=nullable, finite=finite)
+
+
+def _json(name: str, description: str, *, nullable: bool = False) -> Column:
+    return Column(name, "json", description, nullable)
+
+
+_SWEEP = _text("sweep", "the sweep: <suite name>-<8 hex of the suite's content>")
+_RECIPE = _text("recipe", "the recipe's name in the suite; 'base' is the untouched base model")
+_MODEL = _text("model", "the base model: bundled name, hub id or folder")
+_TRIAL = _int("trial", "number of the settings within the cell (recipe x base model), from 0")
+_SEED = _int("seed", "random seed of the run")
+_PHASE = _text("phase", "tune: searching settings; final: the chosen settings, fresh seeds", choices=("tune", "final"))
+_STAGE = _text("stage", "content key of the stage")
+_MEASUREMENT = _text("measurement", "content key of the measurement")
+_ARTIFACT = _text("artifact", "key of the artifact: the stage that made it, or the base model's fingerprint")
+_DOCUMENT = _text("document", "hash of the document (16 hex)")
+_HALF = _text("half", "half of the documents this one is in: tune or final", choices=("tune", "final"))
+_ENVIRONMENT = _text("environment", "hash of the machine and library versions; joins environments")
+_ASPECT = _text("aspect", "what is judged: helpfulness (1 to 10) or harmlessness (0 to 1)")
+_AT = Column("at", "time", "when it was recorded, UTC")
+_RUN = (_SWEEP, _RECIPE, _MODEL, _TRIAL, _SEED)
+
+_ALL = (
+    Table(
+        "sweep_events",
+        "one row each time a sweep changes state",
+        (
+            _SWEEP,
+            _text("suite", "the suite's name"),
+            _text("question", "the question the suite asks, in words"),
+            _text("state", "state of the sweep", choices=("running", "complete", "failed", "interrupted")),
+            _text("yaml", "the suite file, as it was read"),
+            _json("suite_json", "the suite after validation, defaults filled in"),
+            _json("plan_json", "the plan: cells, stages, cost"),
+            _text("data", "label of the data source"),
+            _ENVIRONMENT,
+            _AT,
+        ),
+    ),
+    Table(
+        "trial_events",
+        "one row each time a trial changes state",
+        (
+            *_RUN,
+            _PHASE,
+            _text("state", "state of the trial", choices=("running", "complete", "failed", "infeasible")),
+            _json("settings", 'the searched settings, flat: {"dpo.beta": 0.1}'),
+            _json("objectives", 'the objectives\' values: {"gold_reward": 0.6}', nullable=True),
+            _text("artifact", "key of the recipe's final policy", nullable=True),
+            _text("reward_artifact", "key of the recipe's reward model, if it trains one", nullable=True),
+            _float("seconds", "wall time of the trial, s", nullable=True),
+            _AT,
+        ),
+    ),
+    Table(
+        "stage_links",
+        "which stage each run used at each position of its recipe",
+        (
+            *_RUN,
+            _int("position", "position of the step in the recipe, from 0"),
+            _text("step", "the step's method"),
+            _STAGE,
+            Column("reused", "bool", "true: the stage was there already and not computed for this run"),
+        ),
+    ),
+    Table(
+        "stages",
+        "one row per computed stage",
+        (
+            _STAGE,
+            _text("method", "the method's name"),
+            _int("method_version", "the method's version"),
+            _json("params", "the resolved settings"),
+            _json("inputs", "keys of the input artifacts by role"),
+            _text("dataset", "the dataset's name", nullable=True),
+            _text("dataset_fingerprint", "hash of the dataset's rows", nullable=True),
+            _SEED,
+            _text("precision", "autocast type of the training"),
+            _float("seconds", "wall time, s"),
+            _float("peak_rss_mb", "peak resident memory of the process, MiB"),
+            _json("metrics", "final figures the method returned"),
+            _ENVIRONMENT,
+            _AT,
+        ),
+        owner="stage",
+    ),
+    Table(
+        "measurement_links",
+        "which measurement each run used",
+        (*_RUN, _PHASE, _ARTIFACT, _text("target", "the target's name in the suite"), _MEASUREMENT),
+    ),
+    Table(
+        "measurements",
+        "one row per measurement: one artifact on one target under one measure",
+        (
+            _MEASUREMENT,
+            _ARTIFACT,
+            _json("target", "the target's numerics: device, dtype, backend, attention"),
+            _text("kind", "kind of measure", choices=("task", "gold", "judge", "profile")),
+            _text("task", "the task's name; 'gold', 'judge' or 'profile' for the other kinds"),
+            _json("settings", "settings of the measure: few-shot count, limit, prompt and output lengths"),
+            _text("data", "label of the data source"),
+            _float("seconds", "wall time, s"),
+            _ENVIRONMENT,
+            _AT,
+        ),
+        owner="measurement",
+    ),
+    Table(
+        "samples",
+        "one row per document and metric of a task or gold measurement",
+        (
+            _MEASUREMENT,
+            _DOCUMENT,
+            _HALF,
+            _text("prompt_hash", "hash of the exact prompt the model saw"),
+            _text("metric", "acc, acc_norm, exact_match_...; gold: gold_reward, rm_reward, kl (nats), length (tokens)"),
+            _float("score", "the score of this document under this metric"),
+            _text("response", "what the model said, or the choice it preferred", nullable=True),
+            _text("expected", "what was right", nullable=True),
+            _text("prompt", "the prompt in words", nullable=True),
+        ),
+        owner="measurement",
+    ),
+    Table(
+        "profile_samples",
+        "one row per repeat of a latency or memory measurement",
+        (
+            _MEASUREMENT,
+            _text(
+                "metric",
+                "ttft_ms, tpot_ms, e2e_ms, tokens_per_s, prefill_tokens_per_s, peak_rss_mb, weight_mb or load_ms",
+            ),
+            _text("setting", 'what was varied, e.g. "batch=1"'),
+            _int("repeat", "number of the repeat, from 0"),
+            _float("value", "the measured value, in the unit of the metric's name"),
+        ),
+        owner="measurement",
+    ),
+    Table(
+        "judge_votes",
+        "one row per judged response",
+        (
+            _MEASUREMENT,
+            _DOCUMENT,
+            _HALF,
+            _ASPECT,
+            _text("judge", "the judge model"),
+            _text("prompt", "the prompt given to the model under test"),
+            _text("response", "what the model under test said"),
+            _text("judge_prompt", "the exact prompt of the judge"),
+            _text("verdict", "the judge's likeliest rating"),
+            _float("score", "expectation of the rating over the judge's probabilities"),
+            _json("probabilities", "probability of each rating token"),
+        ),
+        owner="measurement",
+    ),
+    Table(
+        "human_ratings",
+        "one row per human rating",
+        (_SWEEP, _DOCUMENT, _ASPECT, _text("rater", "who rated"), _float("score", "the rating"), _AT),
+    ),
+    Table(
+        "training_steps",
+        "one row per training step and logged metric of a stage",
+        (
+            _STAGE,
+            _int("step", "training step"),
+            _text("metric", "what was logged: loss, reward, kl, entropy, ..."),
+            # A diverging run's NaN is what one wants to see in its training curve.
+            _float("value", "the logged value; may be NaN where training diverged", finite=False),
+        ),
+    ),
+    Table(
+        "failure_events",
+        "one row per failure, with its reason",
+        (
+            *_RUN,
+            _text("stage", "the stage that failed", nullable=True),
+            _text("measurement", "the measurement that failed", nullable=True),
+            _text(
+                "kind",
+                "failed: an error of the method; infeasible: out of memory or diverged; crash: the machinery",
+                choices=("failed", "infeasible", "crash"),
+            ),
+            _text("message", "the error in a line"),
+            _text("traceback", "the full traceback"),
+            _AT,
+        ),
+    ),
+    Table(
+        "environment_rows",
+        "one row per environment seen",
+        (_ENVIRONMENT, _json("json", "machine, library versions, git revision")),
+        owner="environment",
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}
+"""The raw tables by name; in the database they live in the schema `raw`."""

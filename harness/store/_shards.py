@@ -1,0 +1,239 @@
+"""Writing shards: one batch of rows is one folder of Parquet files, one file a table, made visible by one rename.
+
+A batch is written in a hidden folder beside its place, every file and the folder are synced, the folder is renamed, and
+the folder above is synced. A reader sees all the tables of a batch or none, whenever the writer is killed; once `write`
+has returned, the rows survive a loss of power.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.models import sync_folder
+from harness.store._schema import TABLES, Column, Table
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["MANIFEST", "Rows", "batch_names", "digest", "polars_schema", "read_manifest", "remove_stale", "write"]
+
+Rows = Sequence[Mapping[str, object]]
+
+MANIFEST = "manifest.json"
+"""The file of a batch that lists its shards with their sha256."""
+
+_ASIDE = ".aside-"
+_PLAIN: dict[str, tuple[type[Any], str]] = {
+    "text": (str, "text"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "true or false"),
+}
+_STALE_SECONDS = 24 * 3600.0
+
+
+def write(folder: Path, tables: "Mapping[str, Rows | pl.DataFrame]") -> str:
+    """Write one batch, atomically, and return its name. Tables without rows are left out; no rows at all, no batch: "".
+
+    Args:
+        folder: the folder of the batches.
+        tables: table name → rows; a polars frame avoids a Python object per value.
+
+    Raises:
+        UserError: an unknown table, a missing or unknown column, a value of the wrong type. Nothing is written then.
+    """
+    frames = {name: _frame(_table(name), rows) for name, rows in tables.items()}
+    frames = {name: frame for name, frame in frames.items() if frame.height}
+    if not frames:
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    # The time first: names sort in the order of writing, which decides between two batches with the same key.
+    batch = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}"
+    aside = folder / f"{_ASIDE}{batch}"
+    aside.mkdir()
+    for name, frame in frames.items():
+        frame.write_parquet(aside / f"{name}.parquet", compression="zstd")
+    manifest = {f"{name}.parquet": digest(aside / f"{name}.parquet") for name in frames}
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    sync_folder(aside)
+    aside.rename(folder / batch)
+    _sync(folder)
+    return batch
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file's content, in hex."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def read_manifest(batch: Path) -> dict[str, str]:
+    """The shards of a batch: file name → sha256.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a manifest.
+    """
+    found = json.loads((batch / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ValueError("expected a mapping of file names to sha256")
+    return found
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def batch_names(folder: Path) -> list[str]:
+    """The visible entries of the folder of batches, oldest first; none where the folder is not there yet."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove what killed writers left behind (hidden, never visible, a day old); returns how many folders."""
+    if not folder.is_dir():
+        return 0
+    stale = [p for p in folder.glob(f"{_ASIDE}*") if time.time() - p.stat().st_mtime > _STALE_SECONDS]
+    for aside in stale:
+        for file in aside.iterdir():
+            file.unlink()
+        aside.rmdir()
+    return len(stale)
+
+
+def _table(name: str) -> Table:
+    if name not in TABLES:
+        raise UserError(f"the store has no table {name!r}; its tables are {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def polars_schema(table: Table) -> "dict[str, pl.DataType]":
+    """The polars types a shard of this table has."""
+    import polars as pl
+
+    types: dict[str, pl.DataType] = {
+        "text": pl.String(),
+        "json": pl.String(),
+        "int": pl.Int64(),
+        "float": pl.Float64(),
+        "bool": pl.Boolean(),
+        "time": pl.Datetime("us"),
+    }
+    return {c.name: types[c.kind] for c in table.columns}
+
+
+def _frame(table: Table, rows: "Rows | pl.DataFrame") -> "pl.DataFrame":
+    import polars as pl
+
+    if isinstance(rows, pl.DataFrame):
+        return _checked(table, rows)
+    wanted = dict.fromkeys(table.names)
+    for number, row in enumerate(rows):
+        if row.keys() != wanted.keys():
+            raise UserError(f"{table.name}, row {number}: {_columns_problem(table, row.keys())}")
+    columns = {
+        c.name: [_value(table, c, number, row[c.name]) for number, row in enumerate(rows)] for c in table.columns
+    }
+    return pl.DataFrame(columns, schema=polars_schema(table))
+
+
+def _columns_problem(table: Table, given: Iterable[str]) -> str:
+    have = set(given)
+    parts = []
+    if missing := [n for n in table.names if n not in have]:
+        parts.append(f"missing {', '.join(missing)} (give None where a nullable one is unknown)")
+    if unknown := sorted(have - set(table.names)):
+        parts.append(f"unknown {', '.join(unknown)}")
+    return "; ".join(parts)
+
+
+def _checked(table: Table, frame: "pl.DataFrame") -> "pl.DataFrame":
+    import polars as pl
+
+    if set(frame.columns) != set(table.names):
+        raise UserError(f"{table.name}: {_columns_problem(table, frame.columns)}")
+    try:
+        frame = frame.select(table.names).cast(pl.Schema(polars_schema(table)), strict=True)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{table.name}: {error}") from error
+    for column in table.columns:
+        values = frame.get_column(column.name)
+        if not column.nullable and values.null_count():
+            raise UserError(f"{table.name}.{column.name}: {values.null_count()} values are missing, none may be")
+        if column.choices and not values.drop_nulls().is_in(column.choices).all():
+            raise UserError(f"{table.name}.{column.name}: expected one of {', '.join(column.choices)}")
+        if column.kind == "float" and column.finite and not values.drop_nulls().is_finite().all():
+            raise UserError(f"{table.name}.{column.name}: not finite (NaN or infinity)")
+        if column.kind == "json":
+            for number, text in enumerate(values):
+                _value(table, column, number, text)
+    return frame
+
+
+def _value(table: Table, column: Column, number: int, value: object) -> object:
+    """The value as the shard holds it."""
+    if value is None:
+        if column.nullable:
+            return None
+        raise _bad(table, column, number, value, "a value, this column is not nullable")
+    if column.kind == "json":
+        return _json(table, column, number, value)
+    if column.kind == "time":
+        return _time(table, column, number, value)
+    wanted, words = _PLAIN[column.kind]
+    # bool is a subclass of int in Python, and True is no count.
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise _bad(table, column, number, value, words)
+    if column.choices and value not in column.choices:
+        raise _bad(table, column, number, value, f"one of {', '.join(column.choices)}")
+    if column.kind == "float":
+        number_value = float(value)
+        if column.finite and not math.isfinite(number_value):
+            raise _bad(table, column, number, value, "a finite number")
+        return number_value
+    return int(value) if column.kind == "int" else value
+
+
+def _json(table: Table, column: Column, number: int, value: object) -> str:
+    try:
+        if isinstance(value, str):
+            # Not through json.loads' own NaN and Infinity, which no other reader of JSON accepts.
+            json.loads(value, parse_constant=_refuse)
+            return value
+        return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    except (ValueError, TypeError) as error:
+        raise _bad(table, column, number, value, f"JSON text, or a mapping or list of JSON values ({error})") from error
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _time(table: Table, column: Column, number: int, value: object) -> datetime:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise _bad(table, column, number, value, f"an ISO time ({error})") from error
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise _bad(table, column, number, value, "a time with its zone: datetime.now(UTC) or ISO text with an offset")
+    return value.astimezone(UTC).replace(tzinfo=None)
+
+
+def _bad(table: Table, column: Column, number: int, value: object, expected: str) -> UserError:
+    return UserError(f"{table.name}.{column.name}, row {number}: expected {expected}, got {str(value)[:80]!r}")

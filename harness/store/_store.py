@@ -1,0 +1,126 @@
+"""The store of one results folder: `shards/` is the truth, `harness.duckdb` is made from it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.store._connection import connect, writer_lock
+from harness.store._ingest import create, damage, fingerprint, ingest, recorded_fingerprint
+from harness.store._shards import Rows, batch_names, remove_stale, write
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Everything ever measured under one results folder.
+
+    Any number of processes may `append` at any time; `ingest` is called by whoever wants to read what was appended.
+    The database file is held open for milliseconds only, so that a report can be made while a sweep runs.
+    """
+
+    def __init__(self, results: Path) -> None:
+        """`results` is made when the first row is written."""
+        self.results = Path(results)
+        self.shards = self.results / "shards"
+        self.database = self.results / "harness.duckdb"
+
+    def append(self, table: str, rows: "Rows | pl.DataFrame") -> None:
+        """Write the rows of one table as one shard; they are durable when this returns. No rows, no shard.
+
+        Raises:
+            UserError: an unknown table or column, a missing one, a wrong type, a NaN where none may be.
+        """
+        self.append_many({table: rows})
+
+    def append_many(self, tables: "Mapping[str, Rows | pl.DataFrame]") -> None:
+        """Write the rows of several tables, visible all at once or, if this process dies before, not at all.
+
+        Rows that belong to one content key (`Table.owner`: a measurement's samples, a stage's row) go in one call: when
+        two batches bring the same key, the earliest batch counts.
+
+        Raises:
+            UserError: as for `append`; nothing is written then.
+        """
+        write(self.shards, tables)
+
+    def ingest(self) -> int:
+        """Bring the database up to date with the shards; returns the number of batches taken in.
+
+        Makes the database where there is none, and makes it anew where another version of this code made it.
+
+        Raises:
+            UserError: damaged or foreign shards, each named, after everything else was ingested; or the database stayed
+                locked.
+        """
+        self.results.mkdir(parents=True, exist_ok=True)
+        with writer_lock(self._lock):
+            remove_stale(self.shards)
+            with connect(self.database, write=True) as connection:
+                found = recorded_fingerprint(connection)
+                if found is None:
+                    create(connection)
+                if found in (None, fingerprint()):
+                    taken, problems = ingest(connection, self.shards, batch_names(self.shards))
+                    if problems:
+                        raise damage(problems)
+                    return taken
+            return self._rebuild()
+
+    def rebuild(self) -> int:
+        """Make the database anew from the shards alone, aside, and put it in the old one's place.
+
+        Returns the number of batches. Readers see the old content until the new is complete.
+
+        Raises:
+            UserError: as for `ingest`; the sound shards are in the new database then.
+        """
+        self.results.mkdir(parents=True, exist_ok=True)
+        with writer_lock(self._lock):
+            return self._rebuild()
+
+    @property
+    def _lock(self) -> Path:
+        return self.results / ".harness.lock"
+
+    def _rebuild(self) -> int:
+        aside = self.results / ".harness.rebuild.duckdb"
+        self._remove(aside)
+        with connect(aside, write=True) as connection:
+            create(connection)
+            taken, problems = ingest(connection, self.shards, batch_names(self.shards))
+        # The old log first: left beside the new file, DuckDB would replay it there. What the old file loses with it
+        # if we die between the two lines, the next ingest brings back from the shards.
+        _wal(self.database).unlink(missing_ok=True)
+        aside.replace(self.database)
+        if problems:
+            raise damage(problems)
+        return taken
+
+    @staticmethod
+    def _remove(database: Path) -> None:
+        database.unlink(missing_ok=True)
+        _wal(database).unlink(missing_ok=True)
+
+    def query(
+        self, sql: str, params: Sequence[object] | Mapping[str, object] | None = None, *, wait: float | None = None
+    ) -> "pl.DataFrame":
+        """Answer one read-only query; `?` or `$name` in it are filled from `params`.
+
+        Raises:
+            UserError: nothing was ingested yet, DuckDB refuses the query (with its message), or the file stayed locked
+                for `wait` seconds.
+        """
+        from harness.store._query import answer
+
+        return answer(self.database, sql, params, wait=wait)
+
+    def ready(self) -> bool:
+        """Whether there is a database to ask."""
+        return self.database.is_file()
+
+
+def _wal(database: Path) -> Path:
+    return database.with_name(database.name + ".wal")

@@ -1,0 +1,247 @@
+"""The public views: what `harness sql`, the report and users' own tools read. Their names and columns stay stable."""
+
+# ruff: noqa: S608  # table and column names come from the schema; values are bound as parameters
+
+from dataclasses import dataclass
+
+from harness.store._schema import TABLES
+
+__all__ = ["VIEWS", "View", "comments"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One public view: its query, and a description of it and of every column, in the query's order."""
+
+    name: str
+    description: str
+    columns: dict[str, str]
+    sql: str
+
+
+def _described(table: str, *names: str) -> dict[str, str]:
+    """The descriptions of a raw table's columns; its `at` is `recorded_at` here (`at` is a reserved word of DuckDB)."""
+    known = {c.name: c.description for c in TABLES[table].columns}
+    return {("recorded_at" if n == "at" else n): known[n] for n in names or tuple(known)}
+
+
+def _plain(table: str) -> str:
+    return ", ".join('"at" AS recorded_at' if c == "at" else f'"{c}"' for c in TABLES[table].names)
+
+
+def _latest(key: str) -> str:
+    # Equal times are settled by the order of writing, so that a rebuilt database answers the same.
+    return f'QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY "at" DESC, batch DESC, batch_row DESC) = 1'
+
+
+_RUN = ("sweep", "recipe", "model", "trial", "seed")
+_RUN_TEXT = {n: d for n, d in _described("trial_events").items() if n in _RUN}
+_LINKS = f"(SELECT DISTINCT {', '.join(TABLES['measurement_links'].names)} FROM raw.measurement_links)"
+_TARGETS = "(SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links)"
+# A gold or judge measurement goes by its kind, whatever its writer called the task.
+_TASK = "CASE m.kind WHEN 'task' THEN m.task ELSE m.kind END AS task"
+
+_ALL = (
+    View(
+        "suites",
+        "One row per sweep: its suite and the state it is in now.",
+        _described("sweep_events"),
+        f"SELECT {_plain('sweep_events')} FROM raw.sweep_events {_latest('sweep')}",
+    ),
+    View(
+        "trials",
+        "One row per sweep, recipe, model, trial, seed and phase: the settings and the state they are in now.",
+        _described("trial_events"),
+        f"SELECT {_plain('trial_events')} FROM raw.trial_events {_latest('sweep, recipe, model, trial, seed, phase')}",
+    ),
+    View(
+        "stages",
+        "One row per computed stage, with what it cost. Stages are shared: `lineage` says which runs used one.",
+        _described("stages"),
+        f"SELECT {_plain('stages')} FROM raw.stages",
+    ),
+    View(
+        "lineage",
+        "One row per run and position of its recipe: the stage it used, and what computing that stage cost.",
+        {
+            **_described("stage_links", *_RUN, "position", "step", "stage"),
+            "reused": "true: the stage was never computed for this run, it was there already",
+            "seconds": "wall time of computing the stage, s (whoever did)",
+            "peak_rss_mb": "peak resident memory of computing the stage, MiB",
+        },
+        """
+        SELECT l.sweep, l.recipe, l.model, l.trial, l.seed, l.position, l.step, l.stage, l.reused,
+            s.seconds, s.peak_rss_mb
+        FROM (
+            SELECT sweep, recipe, model, trial, seed, "position", step, stage, bool_and(reused) AS reused
+            FROM raw.stage_links GROUP BY ALL
+        ) l LEFT JOIN raw.stages s USING (stage)
+        """,
+    ),
+    View(
+        "scores",
+        "One row per run, target, task, metric and half of the documents: the mean over documents. Judged aspects are "
+        "metrics of the task 'judge'.",
+        {
+            **_RUN_TEXT,
+            "phase": "tune: searching settings; final: the chosen settings, fresh seeds",
+            "split": "half of the documents scored: tune or final",
+            "artifact": "key of the scored artifact",
+            "target": "the target's name",
+            "task": "the task's name, or 'gold' or 'judge'",
+            "metric": "the metric's name",
+            "value": "mean over documents",
+            "stderr": "standard error of the mean over documents: sample deviation / sqrt(n); NULL for one document",
+            "n": "number of documents",
+            "data": "label of the data source",
+            "measurement": "content key of the measurement",
+        },
+        f"""
+        WITH per_document AS (
+            SELECT measurement, half, metric, score FROM raw.samples
+            UNION ALL
+            SELECT measurement, half, aspect AS metric, avg(score) AS score
+            FROM raw.judge_votes GROUP BY measurement, half, aspect, document
+        ),
+        figures AS (
+            SELECT measurement, half, metric, avg(score) AS "value",
+                stddev_samp(score) / sqrt(count(*)) AS stderr, count(*) AS n
+            FROM per_document GROUP BY measurement, half, metric
+        )
+        SELECT l.sweep, l.recipe, l.model, l.trial, l.seed, l.phase, f.half AS split, l.artifact, l.target, {_TASK},
+            f.metric, f."value", f.stderr, f.n, m.data, m.measurement
+        FROM figures f JOIN raw.measurements m USING (measurement) JOIN {_LINKS} l USING (measurement)
+        """,
+    ),
+    View(
+        "samples",
+        "One row per artifact, target, task, document and metric: the score, and what the model said.",
+        {
+            "artifact": "key of the scored artifact",
+            "target": "the target's name",
+            "task": "the task's name, or 'gold'",
+            **_described(
+                "samples", "document", "half", "metric", "score", "response", "expected", "prompt", "measurement"
+            ),
+        },
+        f"""
+        SELECT l.artifact, l.target, {_TASK}, s.document, s.half, s.metric, s.score, s.response, s.expected, s.prompt,
+            s.measurement
+        FROM raw.samples s JOIN raw.measurements m USING (measurement) JOIN {_TARGETS} l USING (measurement)
+        """,
+    ),
+    View(
+        "profiles",
+        "One row per artifact, target, setting and metric: latency, throughput or memory over the repeats.",
+        {
+            "artifact": "key of the profiled artifact",
+            "target": "the target's name",
+            **_described("profile_samples", "setting", "metric"),
+            "value": "median over the repeats",
+            "p10": "10th percentile (interpolated)",
+            "p90": "90th percentile (interpolated)",
+            "n": "number of repeats",
+            "settings": "settings of the profile: prompt and output lengths",
+            "environment": "hash of the machine it ran on; joins environments",
+            "measurement": "content key of the measurement",
+        },
+        f"""
+        SELECT l.artifact, l.target, p.setting, p.metric, p."value", p.p10, p.p90, p.n, m.settings, m.environment,
+            m.measurement
+        FROM (
+            SELECT measurement, setting, metric, median("value") AS "value", quantile_cont("value", 0.1) AS p10,
+                quantile_cont("value", 0.9) AS p90, count(*) AS n
+            FROM raw.profile_samples GROUP BY measurement, setting, metric
+        ) p JOIN raw.measurements m USING (measurement) JOIN {_TARGETS} l USING (measurement)
+        """,
+    ),
+    View(
+        "judgements",
+        "One row per judged response.",
+        {
+            "artifact": "key of the judged artifact",
+            "target": "the target's name",
+            **{n: d for n, d in _described("judge_votes").items() if n != "measurement"},
+            "measurement": "content key of the measurement",
+        },
+        f"""
+        SELECT l.artifact, l.target, v.document, v.half, v.aspect, v.judge, v.prompt, v.response, v.judge_prompt,
+            v.verdict, v.score, v.probabilities, v.measurement
+        FROM raw.judge_votes v JOIN {_TARGETS} l USING (measurement)
+        """,
+    ),
+    View(
+        "ratings",
+        "One row per sweep, document, aspect and rater: the latest human rating.",
+        _described("human_ratings"),
+        f"SELECT {_plain('human_ratings')} FROM raw.human_ratings {_latest('sweep, document, aspect, rater')}",
+    ),
+    View(
+        "training",
+        "One row per run, stage, step and metric logged while training. A stage shared by runs appears under each.",
+        {
+            **_RUN_TEXT,
+            "phase": "final if these settings and seed are among the final runs, else tune",
+            "stage": "content key of the stage",
+            "method": "the stage's method",
+            **_described("training_steps", "step", "metric", "value"),
+        },
+        """
+        WITH curve AS (
+            SELECT stage, step, metric, "value" FROM raw.training_steps
+            QUALIFY row_number() OVER (PARTITION BY stage, step, metric ORDER BY batch DESC, batch_row DESC) = 1
+        ),
+        runs AS (
+            SELECT DISTINCT l.sweep, l.recipe, l.model, l.trial, l.seed, l.stage, l.step AS method,
+                CASE WHEN f.sweep IS NULL THEN 'tune' ELSE 'final' END AS phase
+            FROM raw.stage_links l LEFT JOIN (
+                SELECT DISTINCT sweep, recipe, model, trial, seed FROM raw.trial_events WHERE phase = 'final'
+            ) f USING (sweep, recipe, model, trial, seed)
+        )
+        SELECT r.sweep, r.recipe, r.model, r.trial, r.seed, r.phase, r.stage, r.method, c.step, c.metric, c."value"
+        FROM runs r JOIN curve c USING (stage)
+        """,
+    ),
+    View(
+        "failures",
+        "One row per failure, with its reason; a trial that was tried again has several.",
+        _described("failure_events"),
+        f"SELECT {_plain('failure_events')} FROM raw.failure_events",
+    ),
+    View(
+        "environments",
+        "One row per environment: machine, library versions, git revision.",
+        _described("environment_rows"),
+        f"SELECT {_plain('environment_rows')} FROM raw.environment_rows",
+    ),
+    View(
+        "dictionary",
+        "One row per column of these views, and one per view (column_name NULL): what it means.",
+        {
+            "view_name": "the view",
+            "column_name": "the column; NULL for the view itself",
+            "type": "the column's type",
+            "description": "what it means",
+        },
+        """
+        SELECT view_name, NULL AS column_name, NULL AS "type", "comment" AS description
+        FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal
+        UNION ALL
+        SELECT table_name, column_name, data_type, "comment"
+        FROM duckdb_columns() WHERE schema_name = 'main' AND NOT internal
+        """,
+    ),
+)
+
+VIEWS: dict[str, View] = {view.name: view for view in _ALL}
+"""The public views by name."""
+
+
+def comments(view: View) -> list[str]:
+    """The statements that keep a view's descriptions in the database."""
+    own = [f"COMMENT ON VIEW main.{view.name} IS {_quoted(view.description)}"]
+    return own + [f'COMMENT ON COLUMN main.{view.name}."{c}" IS {_quoted(d)}' for c, d in view.columns.items()]
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

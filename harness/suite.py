@@ -1,0 +1,391 @@
+"""The suite: one YAML file with the question, the recipes, the targets, the measures and the budget.
+
+Strict and typed: unknown keys are refused, and everything wrong is said at once, each with file, line and column.
+
+A recipe that uses another (`use: sft`) begins with that recipe's *result*: the used recipe is tuned in its own cell,
+and its steps then run with the settings chosen there. So a cell searches its recipe's own steps only, and every cell
+of a suite has the same budget.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from harness._measures import (
+    Constraint,
+    Direction,
+    Gold,
+    Judge,
+    Measure,
+    Profile,
+    Strict,
+    Task,
+    objective_problem,
+)
+from harness._overrides import apply_override
+from harness._recipes import NAME_PATTERN, Step, read_recipes
+from harness._spaces import Setting, Space, explain, quoted, suggestion
+from harness._suite_schema import recipes_schema
+from harness.errors import UserError
+from harness.keys import canonical, content_key
+from harness.method import find_method
+from harness.models import BUNDLED_MODELS
+from harness.targets import Target
+from harness.yamlmarks import Document, KeyPath, Problem, problems_error, read_text, read_yaml
+
+__all__ = [
+    "Budget",
+    "Constraint",
+    "Direction",
+    "Gold",
+    "Judge",
+    "Measure",
+    "Profile",
+    "Setting",
+    "Space",
+    "Step",
+    "Suite",
+    "Task",
+    "load_suite",
+    "schema_text",
+    "suite_json_schema",
+]
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Budget(Strict):
+    """What each cell may spend; every cell has the same, or the comparison would not be fair."""
+
+    trials_per_cell: int = Field(ge=1, description="trials of each cell (recipe × model)")
+    batch: int = Field(
+        default=1, ge=1, description="trials suggested together; a batch sees the results of earlier ones only"
+    )
+    stage_minutes: float | None = Field(
+        default=None, gt=0, description="a stage that runs longer makes its trial infeasible; null: no limit"
+    )
+
+
+class _ProblemsError(ValueError):
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, p.path))}: {p.message}" for p in problems))
+        self.problems = problems
+
+
+class Suite(Strict):
+    """A validated suite. `load_suite` reads one from a file."""
+
+    name: Name = Field(description="names the sweep, its files and its report")
+    question: str = Field(default="", description="what the suite is to answer, in words")
+    models: list[Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1, description="base models: a bundled name, a hub id (org/name) or a folder"
+    )
+    data: str = Field(
+        default="bundled", min_length=1, description="bundled, hub, or a mirror folder laid out <org>/<dataset>"
+    )
+    recipes: dict[str, Any] = Field(description="recipe name → its steps, in order, from the base model")
+    targets: list[Target] = Field(
+        default=[Target(name="cpu-fp32")], min_length=1, description="hardware and runtime configurations to measure on"
+    )
+    measure: Measure = Field(description="what is measured of each model")
+    objectives: dict[str, Direction] = Field(
+        default_factory=lambda data: data["measure"].default_objectives() if "measure" in data else {},
+        min_length=1,
+        description="what tuning optimises, the first decides: gold_reward, rm_reward, kl, score (mean of the tasks' "
+        "main metrics), <task>.<metric>, helpfulness, harmlessness, latency_ms, peak_memory_mb, weight_mb",
+    )
+    constraints: dict[str, Constraint] = Field(
+        default={}, description="bounds a chosen trial must keep, by the names of objectives: {kl: {max: 20}}"
+    )
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        default=[0], min_length=1, description="tuning uses the first; the chosen settings are run with each"
+    )
+    sampler: Literal["tpe", "gp", "random"] = Field(default="tpe", description="Optuna's sampler")
+    budget: Budget = Field(description="what each cell may spend")
+    scorer: Literal["prefix-tree", "hf"] = Field(
+        default="prefix-tree",
+        description="how tasks are scored: prefix-tree computes shared context once, hf is lm-eval's own",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="autocast while training; weights stay float32; auto: bfloat16 where hardware multiplies it",
+    )
+    workers: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="worker processes; null: as many as cores. Decides no number, so it is free to change"
+    )
+
+    _own: dict[str, tuple[Step, ...]] = PrivateAttr(default_factory=dict)
+    _uses: dict[str, str | None] = PrivateAttr(default_factory=dict)
+    _source: Path | None = PrivateAttr(None)
+    _text: str = PrivateAttr("")
+    _overrides: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _replayable(cls, value: object) -> object:
+        if value in ("nsga2", "nsgaii", "NSGAIISampler"):
+            raise ValueError("nsga2 is not a pure function of the history, so a killed sweep could not resume; use tpe")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Suite":
+        self._own, self._uses, problems = read_recipes(self.recipes)
+        problems += self._cross_problems()
+        if problems:
+            raise _ProblemsError(problems)
+        return self
+
+    def _cross_problems(self) -> Iterator[Problem]:
+        for key, items in (
+            ("models", self.models),
+            ("seeds", self.seeds),
+            ("targets", [target.name for target in self.targets]),
+        ):
+            for index, item in enumerate(items):
+                if item in items[:index]:
+                    yield Problem((key, index), f"{quoted(item)} stands here twice")
+        for path, wrong in self.measure.problems():
+            yield Problem(("measure", *path), wrong)
+        names = [target.name for target in self.targets]
+        for index, target in enumerate(names):
+            if not re.fullmatch(NAME_PATTERN, target):
+                wrong = f"expected a name of letters, digits, _ . -, got {quoted(target)}"
+                yield Problem(("targets", index, "name"), wrong)
+        wanted = self.measure.quality_target
+        if wanted is not None and wanted not in names:
+            yield Problem(("measure", "quality_target"), f"no target {quoted(wanted)}{suggestion(wanted, names)}")
+        yield from self._judge_problems()
+        # An unread recipe has no steps; what is wrong with it is said once.
+        rewarded = {r: any(find_method(s.method).produces == "reward" for s in self._chain(r)) for r in self._own}
+        for key, given in (("objectives", self.objectives), ("constraints", self.constraints)):
+            for name in given:
+                if message := objective_problem(name, self.measure, rewarded):
+                    yield Problem((key, name), message, on_key=True)
+        for name, bound in self.constraints.items():
+            if (bound.min is None) == (bound.max is None):
+                yield Problem(("constraints", name), "expected one of {min: x} and {max: x}")
+
+    def _judge_problems(self) -> Iterator[Problem]:
+        judge = self.measure.judge
+        if judge is None:
+            return
+        path = ("measure", "judge", "model")
+        known = ["self", "base", *self.recipes, *self.models, *BUNDLED_MODELS]
+        if judge.model not in known and "/" not in judge.model and not judge.model.startswith((".", "~")):
+            message = f"no recipe or model {quoted(judge.model)}{suggestion(judge.model, known)}"
+            yield Problem(path, f"{message}; a hub id is org/name, a folder here is ./name")
+        searched = {"helpfulness", "harmlessness"} & {*self.objectives, *self.constraints}
+        if judge.model in self.recipes and searched:
+            message = f"{min(searched)} steers the tuning, so a recipe that is itself tuned cannot judge; use base"
+            yield Problem(path, message)
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from."""
+        return self._source
+
+    @property
+    def text(self) -> str:
+        """The file's text, as it was read."""
+        return self._text
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The `key=value` of each `--set` that was applied to the text."""
+        return self._overrides
+
+    @property
+    def quality_target(self) -> Target:
+        """The target that tasks, gold and judge run on."""
+        name = self.measure.quality_target or self.targets[0].name
+        return next(target for target in self.targets if target.name == name)
+
+    def _chain(self, recipe: str) -> list[Step]:
+        steps: list[Step] = []
+        seen: set[str] = set()
+        current: str | None = recipe
+        while current is not None and current not in seen:
+            seen.add(current)
+            steps = [*self._own.get(current, ()), *steps]
+            current = self._uses.get(current)
+        return steps
+
+    def _known(self, recipe: str) -> str:
+        if recipe != "base" and recipe not in self._own:
+            raise UserError(f"suite {self.name}: no recipe {recipe!r}{suggestion(recipe, self._own)}")
+        return recipe
+
+    def steps(self, recipe: str) -> list[Step]:
+        """All steps from the base model on, those of used recipes first (`Step.recipe` owns each); `base` has none.
+
+        Raises:
+            UserError: no such recipe.
+        """
+        return self._chain(self._known(recipe))
+
+    def uses(self, recipe: str) -> str | None:
+        """The recipe whose result this one begins with, or None."""
+        return self._uses.get(self._known(recipe))
+
+    def recipe_order(self) -> list[str]:
+        """The recipes, each after the one it uses; otherwise as the suite lists them."""
+        order: list[str] = []
+        for recipe in self._own:
+            line = [recipe]
+            while (use := self._uses[line[-1]]) is not None:
+                line.append(use)
+            order += [r for r in reversed(line) if r not in order]
+        return order
+
+    def search_space(self, recipe: str) -> dict[str, Space]:
+        """Flat setting name (`dpo.beta`; `dpo_2.beta` for a second such step) → what its cell searches.
+
+        Only the recipe's own steps: a used recipe comes with the settings chosen in its own cell.
+        """
+        own = self._own.get(self._known(recipe), ())
+        return {f"{step.name}.{key}": space for step in own for key, space in step.spaces.items()}
+
+    def identity(self) -> dict[str, object]:
+        """What decides the numbers, canonical: not the name, the question, the workers, or the order of recipes.
+
+        Settings are typed and complete, with each method's version, so that a changed default is another sweep.
+        """
+        plain = self.model_dump(mode="json", exclude={"name", "question", "recipes", "objectives", "workers"})
+        recipes = {
+            recipe: {
+                "use": self._uses[recipe],
+                "steps": [
+                    {
+                        "method": step.method,
+                        "version": find_method(step.method).version,
+                        "settings": dict(step.settings),
+                        "spaces": {key: space.to_json() for key, space in step.spaces.items()},
+                    }
+                    for step in steps
+                ],
+            }
+            for recipe, steps in self._own.items()
+        }
+        # A list: the first objective decides which trial is chosen.
+        whole = {**plain, "recipes": recipes, "objectives": [list(pair) for pair in self.objectives.items()]}
+        result = canonical(whole)
+        return result if isinstance(result, dict) else {}
+
+    def sweep_id(self) -> str:
+        """`<name>-<8 hex of the identity>`: the same suite continues the same sweep."""
+        return f"{self.name}-{content_key('sweep', identity=self.identity())[:8]}"
+
+
+def load_suite(path: Path | str, overrides: Sequence[str] = ()) -> Suite:
+    """Read and validate a suite.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` each, as given to `--set`: a dotted path (`budget.trials_per_cell`,
+            `recipes.dpo.1.dpo.beta`, `measure.tasks.mmlu.limit`) and a YAML value. Later ones win.
+
+    Raises:
+        UserError: everything that is wrong, a line each: `file:line:column: path: message`.
+    """
+    path = Path(path)
+    text = read_text(path)
+    document = read_yaml(text, str(path))
+    if document.data is None and document.problems:
+        raise problems_error(document, document.problems)
+    if document.data is None:
+        document.problems.append(Problem((), f"the file is empty; expected the keys {_required()}"))
+    elif not isinstance(document.data, dict):
+        document.problems.append(Problem((), f"expected a mapping with the keys {_required()}"))
+    else:
+        for override in overrides:
+            apply_override(document, override)
+        return _validated(document, path, text, tuple(overrides))
+    raise problems_error(document, document.problems)
+
+
+def _required() -> str:
+    return ", ".join(name for name, field in Suite.model_fields.items() if field.is_required())
+
+
+def _validated(document: Document, path: Path, text: str, overrides: tuple[str, ...]) -> Suite:
+    problems = list(document.problems)
+    data = document.data
+    try:
+        suite = Suite.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        crossed = False
+        for e in error.errors(include_url=False):
+            inner = e.get("ctx", {}).get("error")
+            if isinstance(inner, _ProblemsError):
+                problems += inner.problems
+                crossed = True
+            elif e["type"] != "default_factory_not_called":
+                problems.append(_problem(e))
+        # The recipes are read after the rest; a typo elsewhere must not hide what is wrong in them.
+        if not crossed and isinstance(data, dict) and isinstance(data.get("recipes"), dict):
+            problems += read_recipes(data["recipes"])[2]
+        raise problems_error(document, problems) from error
+    if problems:
+        raise problems_error(document, problems)
+    suite._source, suite._text, suite._overrides = path, text, overrides
+    return suite
+
+
+def _problem(error: Mapping[str, Any]) -> Problem:
+    loc: KeyPath = tuple(error["loc"])
+    if loc and loc[-1] == "[key]":
+        if error["type"] == "string_pattern_mismatch":
+            return Problem(loc[:-1], "expected a name of letters, digits, _ . -", on_key=True)
+        return Problem(loc[:-1], explain(error), on_key=True)
+    if error["type"] == "extra_forbidden":
+        return Problem(loc, f"unknown key{suggestion(loc[-1], _keys_at(Suite, loc[:-1]))}", on_key=True)
+    if error["type"] == "missing":
+        return Problem(loc[:-1], f"the key {loc[-1]} is required", on_key=True)
+    if error["type"] == "string_pattern_mismatch" and loc[-1:] == ("name",):
+        return Problem(loc, f"expected a name of letters, digits, _ . -, got {quoted(error['input'])}")
+    return Problem(loc, explain(error))
+
+
+def _keys_at(annotation: object, loc: KeyPath) -> list[str]:
+    """The keys that the model at this location of the suite has."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _keys_at(get_args(annotation)[0], loc)
+    if origin is Union or (origin is not None and type(None) in get_args(annotation)):
+        return [key for a in get_args(annotation) for key in _keys_at(a, loc)]
+    if origin in (list, dict) and loc:
+        return _keys_at(get_args(annotation)[-1], loc[1:])
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        if not loc:
+            return list(fields)
+        return _keys_at(fields[str(loc[0])].annotation, loc[1:]) if loc[0] in fields else []
+    return []
+
+
+def suite_json_schema(methods: Sequence[str] | None = None) -> dict[str, object]:
+    """The JSON Schema of a suite, with which editors complete and check its YAML.
+
+    Args:
+        methods: whose settings it describes; None: all that are found.
+    """
+    schema = Suite.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "A suite of the post-training harness"
+    recipes, definitions = recipes_schema(methods)
+    schema["$defs"] = {**schema.get("$defs", {}), **definitions}
+    schema["properties"]["recipes"] = {
+        **recipes,
+        "description": schema["properties"]["recipes"]["description"],
+        "title": "Recipes",
+    }
+    return schema
+
+
+def schema_text(methods: Sequence[str] | None = None) -> str:
+    """The JSON Schema as the text of a file: what `harness/suite.schema.json` holds for the methods shipped."""
+    return json.dumps(suite_json_schema(methods), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,1 @@
+"""One file per post-training method; `harness.method` is the contract they keep."""

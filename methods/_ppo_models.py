@@ -1,0 +1,214 @@
+"""The models PPO works with: packing of sampled rows, log-probabilities and values of one forward pass, frozen copies.
+
+Rows are padded on the right, so a causal pass needs no mask; the output layer is applied at response positions only.
+Frozen models keep bfloat16 copies of what autocast would cast at every call and run under the same autocast: what
+they give is, bit for bit, that of the fp32 model under autocast. So an untrained policy has a KL of exactly 0.
+"""
+
+import contextlib
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "Batch",
+    "Policy",
+    "Sampler",
+    "Scores",
+    "TokenScorer",
+    "autocast",
+    "cast_linears",
+    "check_model",
+    "closing_tokens",
+    "pack",
+]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast context of a precision; off for float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompt and response of several rows, padded on the right to the longest.
+
+    `rows` and `columns` [tokens] say where in `ids` each response token is predicted (one place before it stands), in
+    the row-major order of `mask` [rows, response length]; `targets` [tokens] are the response tokens.
+    """
+
+    ids: Tensor
+    rows: Tensor
+    columns: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    def spread(self, flat: Tensor) -> Tensor:
+        """Values [tokens] → [rows, response length], 0 in the padding; gradients pass."""
+        return torch.zeros(self.mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(self.mask, flat)
+
+
+def pack(prompts: Sequence[Sequence[int]], responses: Tensor, mask: Tensor, pad: int) -> Batch:
+    """Put rows together: prompts as token ids, responses and mask [rows, tokens]. The mask's width is kept."""
+    device = responses.device
+    starts = torch.tensor([len(p) for p in prompts], device=device)
+    counts = mask.sum(1)
+    ids = torch.full((len(prompts), int((starts + counts).max())), pad, device=device)
+    for row, prompt in enumerate(prompts):
+        start, count = len(prompt), int(counts[row])
+        ids[row, :start] = torch.tensor(prompt, device=device)
+        ids[row, start : start + count] = responses[row, :count]
+    rows, offsets = mask.nonzero(as_tuple=True)
+    return Batch(ids, rows, starts[rows] - 1 + offsets, responses[mask], mask)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per response token, [rows, response length], float32, 0 in the padding."""
+
+    logprobs: Tensor
+    values: Tensor | None
+    entropy: Tensor | None
+
+
+class TokenScorer:
+    """A one-label sequence classifier read at any position. The trunk runs under autocast, the score in float32."""
+
+    def __init__(self, model: "PreTrainedModel", precision: str) -> None:
+        head = getattr(model, "score", None)
+        if not isinstance(head, nn.Linear) or head.out_features != 1:
+            raise UserError(
+                f"ppo needs a reward model with a linear layer `score` of one label; {type(model).__name__} has none"
+            )
+        self.model, self.head, self.precision = model, head, precision
+
+    def at(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The score after the token at each (row, column): [positions], float32."""
+        with autocast(ids.device, self.precision):
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
+        return nn.functional.linear(hidden.float(), self.head.weight.float())[:, 0]
+
+    def last(self, sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
+        """The score of whole sequences of token ids: [sequences], float32."""
+        device = self.head.weight.device
+        ends = torch.tensor([len(s) - 1 for s in sequences], device=device)
+        ids = torch.full((len(sequences), int(ends.max()) + 1), pad, device=device)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence, device=device)
+        return self.at(ids, torch.arange(len(sequences), device=device), ends)
+
+
+class Policy:
+    """A causal model seen as trunk and output layer, with an optional value head on the trunk's last hidden state."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        precision: str,
+        temperature: float,
+        value_head: nn.Linear | None = None,
+        value_gradient: float = 1.0,
+    ) -> None:
+        self.model, self.precision, self.temperature = model, precision, temperature
+        self.value_head, self.value_gradient = value_head, value_gradient
+
+    def evaluate(self, batch: Batch, *, entropy: bool = False) -> Scores:
+        """Log-probabilities at the sampling temperature, values and, if wanted, entropies: one forward pass."""
+        with autocast(batch.ids.device, self.precision):
+            hidden = self.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+            states = hidden[batch.rows, batch.columns]
+            logits = self.model.get_output_embeddings()(states)
+        log_softmax = torch.log_softmax(logits.float() / self.temperature, dim=-1)
+        logprobs = -nn.functional.nll_loss(log_softmax, batch.targets, reduction="none")
+        values = None
+        if self.value_head is not None:
+            share = self.value_gradient
+            seen = states.float()
+            seen = seen if share == 1.0 else share * seen + (1.0 - share) * seen.detach()
+            values = batch.spread(self.value_head(seen)[:, 0])
+        spread_entropy = batch.spread(-(log_softmax.exp() * log_softmax).sum(-1)) if entropy else None
+        return Scores(batch.spread(logprobs), values, spread_entropy)
+
+
+def cast_linears(module: nn.Module) -> None:
+    """Replace the weights of linear layers by frozen bfloat16 copies; embeddings and norms stay float32.
+
+    That is what autocast computes with. A weight tied to the embedding becomes a copy of its own.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            for name, parameter in list(layer.named_parameters(recurse=False)):
+                setattr(layer, name, nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=False))
+
+
+class Sampler:
+    """What generates: the policy itself, or (bfloat16, LoRA) a copy with ready-cast, merged weights.
+
+    Casting 135M weights at every decoding step would cost more than the step itself.
+    """
+
+    def __init__(self, model: "PreTrainedModel", precision: str, *, separate: bool) -> None:
+        self.source, self.precision = model, precision
+        self.model = model
+        if separate:
+            self.model = copy.deepcopy(model).requires_grad_(False)
+            if precision == "bfloat16":
+                cast_linears(self.model)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the policy's present weights, adapters merged."""
+        if self.model is self.source:
+            return
+        for name, module in self.model.named_modules():
+            own = dict(module.named_parameters(recurse=False))
+            if not own:
+                continue
+            origin: Any = self.source.get_submodule(name)
+            adapter = getattr(origin, "base_layer", None)
+            delta = origin.get_delta_weight("default") if adapter is not None else None
+            for key, parameter in own.items():
+                value = getattr(adapter if adapter is not None else origin, key)
+                parameter.copy_(value + delta if delta is not None and key == "weight" else value)
+
+    def context(self) -> "contextlib.AbstractContextManager[object]":
+        """To sample in."""
+        return autocast(self.model.device, self.precision)
+
+
+@torch.no_grad()
+def check_model(model: "PreTrainedModel") -> None:
+    """Refuse what the sampler and the sliced output layer would get wrong.
+
+    Raises:
+        UserError: other attention than full, or logits that are not the output layer of the last hidden state.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise UserError(f"ppo samples with a full-attention cache; this model's layers are {sorted(kinds)}")
+    ids = torch.arange(8, device=model.device)[None] % config.vocab_size
+    sliced = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(sliced, model(input_ids=ids, use_cache=False).logits, atol=1e-4, rtol=1e-4):
+        raise UserError(
+            "ppo needs logits that are a linear layer of the last hidden state; "
+            f"{type(model).__name__} changes them further"
+        )
+
+
+def closing_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """What the chat template writes after an answer's end token: a reward model was trained on texts that have it."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    _, found, closing = text.rpartition(tokenizer.eos_token)
+    ids: list[int] = tokenizer(closing, add_special_tokens=False)["input_ids"] if found and closing else []
+    return ids

@@ -1,0 +1,102 @@
+"""PPO against a learned reward model, with a KL penalty to the policy it starts from."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness.method import Context, Inputs, Method, Params, Trained, tunable
+
+__all__ = ["PPO", "PPOParams"]
+
+
+class PPOParams(Params):
+    """Settings of PPO. An iteration samples one batch of responses, scores it and trains on it."""
+
+    dataset: str = Field("prompts", description="prompts to answer: a bundled name or <org>/<dataset>[:config[:split]]")
+    iterations: int = Field(30, ge=1, description="rollout batches")
+    rollout_batch_size: int = Field(32, ge=1, description="prompts (one response each) per iteration")
+    minibatch_size: int = Field(16, ge=1, description="responses per optimizer step")
+    epochs: int = Field(1, ge=1, description="passes over each rollout batch")
+    learning_rate: float = Field(
+        1e-5, gt=0, description="AdamW's rate for the policy", json_schema_extra=tunable(1e-6, 1e-4, log=True)
+    )
+    value_learning_rate: float | None = Field(
+        None, gt=0, description="rate for the value head (default 1e-3) or value model (default: learning_rate)"
+    )
+    schedule: Literal["constant", "linear"] = Field("constant", description="course of the rate after the warmup")
+    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the iterations in which the rate rises")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient's norm is clipped to this")
+    max_new_tokens: int = Field(32, ge=1, description="length limit of a response, tokens")
+    max_prompt_tokens: int = Field(512, ge=1, description="longer prompts are left out and counted, tokens")
+    temperature: float = Field(1.0, gt=0, description="divides the logits in sampling and in every log-probability")
+    gamma: float = Field(1.0, ge=0, le=1, description="discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
+    clip_range: float = Field(0.2, gt=0, lt=1, description="the ratio is clipped to 1 ± this")
+    value_clip_range: float = Field(0.2, gt=0, description="the value is clipped to old value ± this")
+    value: Literal["head", "model"] = Field(
+        "head", description="head: linear, on the policy's trunk; model: a trained copy of the reward model"
+    )
+    value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
+    value_gradient: float = Field(1.0, ge=0, le=1, description="part of the value head's gradient let into the trunk")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    kl_coef: float = Field(
+        0.05, ge=0, description="KL penalty, reward per nat", json_schema_extra=tunable(0.01, 0.3, log=True)
+    )
+    kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="whether kl_coef follows kl_target")
+    kl_target: float = Field(6.0, gt=0, description="adaptive: the KL per response to hold, nats")
+    max_kl: float | None = Field(
+        0.1,
+        gt=0,
+        description="training on a batch stops when its policy is this far from the sampling one, nats per token",
+    )
+    missing_eos_penalty: float = Field(
+        1.0, ge=0, description="taken from the score of a response cut by the length limit"
+    )
+    normalize_reward: bool = Field(
+        True,
+        description="shift and scale scores by mean and deviation of the first batch, i.e. of the untrained policy",
+    )
+    reward_clip: float | None = Field(None, gt=0, description="scores (normalized) are clipped to ± this")
+    whiten_rewards: bool = Field(False, description="scale token rewards to unit variance, keeping their mean")
+    whiten_advantages: bool = Field(True, description="advantages to zero mean and unit variance over the batch")
+    lora_rank: int = Field(0, ge=0, description="0 trains all weights; else the rank of LoRA on every linear layer")
+    lora_alpha: float = Field(32.0, gt=0, description="LoRA's scale is alpha / rank")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.minibatch_size > self.rollout_batch_size:
+            raise ValueError(
+                f"minibatch_size ({self.minibatch_size}) must not exceed rollout_batch_size ({self.rollout_batch_size})"
+            )
+        return self
+
+
+class PPO(Method[PPOParams]):
+    """Proximal policy optimisation: sampled answers, a learned reward, clipped steps, a KL leash.
+
+    Logged per iteration (training_steps): `reward` (the reward model's mean score, raw), `kl` (k1 estimate of the KL to
+    the reference, summed over a response's tokens, mean over responses, nats; the penalty uses k1 per token), `kl_k3`
+    (the same by k3), `kl_coef`, `entropy` (nats per token), `clip_fraction`, `approximate_kl` (k3 to the policy that
+    sampled, nats per token), `policy_loss`, `value_loss`, `explained_variance` (before the update), `length` (tokens),
+    `eos_fraction`, `ratio_max`, `grad_norm`, `learning_rate`, `updates` (optimizer steps taken), `sampler_gap` (mean
+    absolute difference between the sampler's and the trained model's log-probabilities, nats per token).
+    """
+
+    name = "ppo"
+    summary = "PPO with a learned reward model and a KL penalty"
+    paper = "Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019, Huang et al. 2024"
+    version = 1
+    params = PPOParams
+    needs = frozenset({"policy", "reference", "reward"})
+    dataset_kind = "prompts"
+
+    def run(self, inputs: Inputs, params: PPOParams, context: Context) -> Trained:
+        """Train the policy.
+
+        Raises:
+            UserError: the models or the prompts do not fit together.
+            InfeasibleError: a non-finite number appeared, or the deadline has passed.
+        """
+        from methods._ppo_trainer import Trainer
+
+        return Trainer(inputs, params, context).train()

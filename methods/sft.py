@@ -1,0 +1,90 @@
+"""Supervised fine-tuning: next-token loss on demonstrations, on the completion's tokens only."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from harness.method import Context, Inputs, Method, Trained, tunable
+from methods._head import use_completion_head
+from methods._rows import instruction_rows, training_order
+from methods._trl import TrainingParams, finish, lora_config, need_dataset, rows_wanted, train, training_arguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+
+__all__ = ["SFT", "SFTParams"]
+
+
+class SFTParams(TrainingParams):
+    """Settings of supervised fine-tuning."""
+
+    dataset: str = Field("instructions", description="training set of kind instructions (prompt, completion)")
+    learning_rate: float = Field(
+        2e-5,
+        gt=0,
+        description="peak learning rate of AdamW; about ten times as much suits LoRA",
+        json_schema_extra=tunable(1e-6, 2e-4, log=True),
+    )
+
+
+class SFT(Method[SFTParams]):
+    """Maximum likelihood of the demonstrated answers."""
+
+    name = "sft"
+    summary = "supervised fine-tuning: imitate the demonstrated answers"
+    paper = "Ouyang et al. 2022, arXiv:2203.02155"
+    version = 1
+    params = SFTParams
+    needs = frozenset({"policy"})
+    dataset_kind = "instructions"
+
+    def run(self, inputs: Inputs, params: SFTParams, context: Context) -> Trained:
+        """Train the policy in place.
+
+        Raises:
+            UserError: no dataset, no usable row, no chat template.
+            InfeasibleError: diverged, out of memory, past the deadline.
+        """
+        from methods._ppo_attention import quick_attention
+
+        policy = inputs.load("policy")
+        dataset = need_dataset(inputs, self.name)
+        rows = instruction_rows(dataset, policy.tokenizer, params.max_length)
+        trainer = _make_trainer(policy.model, policy.tokenizer, rows, params, context)
+        with quick_attention(policy.model):
+            metrics = train(trainer, context, {})
+        metrics["rows_left_out"] = float(len(dataset) - len(rows))
+        return Trained(model=finish(trainer), tokenizer=policy.tokenizer, metrics=metrics)
+
+
+def _make_trainer(
+    model: "PreTrainedModel",
+    tokenizer: object,
+    rows: list[dict[str, list[int]]],
+    params: SFTParams,
+    context: Context,
+) -> "Trainer":
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    order = training_order(len(rows), rows_wanted(params), context.seed)
+    arguments = training_arguments(
+        SFTConfig,
+        params,
+        params.learning_rate,
+        context,
+        model.device.type,
+        max_length=None,
+        packing=False,
+        # The rows carry their own labels.
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list([rows[i] for i in order]),
+        processing_class=tokenizer,
+        peft_config=lora_config(params, "CAUSAL_LM"),
+    )
+    use_completion_head(model)
+    return trainer

@@ -1,0 +1,293 @@
+"""The `prefix-tree` model against lm-eval's `hf` on the same requests, and the tree and attention by themselves."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+from lm_eval.models.huggingface import HFLM
+
+from harness.errors import MeasurementError
+from harness.measure.scoring import Engine, PrefixTreeLM, Sampling
+from harness.measure.scoring._attention import _attend_math, attend
+from harness.measure.scoring._tree import build_tree
+from harness.method import LoadedModel
+from harness.models import load_model
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> LoadedModel:
+    return load_model(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def ours(loaded: LoadedModel) -> PrefixTreeLM:
+    return PrefixTreeLM(loaded.model, tokenizer=loaded.tokenizer, token_budget=256)
+
+
+@pytest.fixture(scope="module")
+def theirs(loaded: LoadedModel) -> HFLM:
+    return HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=1, logits_cache=False)
+
+
+def _requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [Instance(kind, {}, a, i, metadata=("t", i, 1)) for i, a in enumerate(arguments)]  # type: ignore[arg-type]
+
+
+def _same(ours: PrefixTreeLM, theirs: HFLM, pairs: list[tuple[str, str]]) -> None:
+    got = ours.loglikelihood(_requests("loglikelihood", pairs))
+    expected = theirs.loglikelihood(_requests("loglikelihood", pairs), disable_tqdm=True)
+    for pair, (value, greedy), (right, right_greedy) in zip(pairs, got, expected, strict=True):
+        assert abs(value - right) <= 1e-3, pair
+        assert greedy == right_greedy, pair
+
+
+LONG = "def f(x):\n    return x + 1\n" * 60
+ADVERSARIAL = [
+    ("", "first words of nothing"),
+    ("", "<|im_start|>begins with the prefix token"),
+    ("The answer is", " A"),
+    ("The answer is", " B"),
+    ("The answer is ", "A"),
+    ("The answer is  \n", "A"),
+    ("The answer", " is A"),
+    ("The answer is A", " and"),
+    ("The answer is A and", " then some more words that follow each other"),
+    ("<|im_start|>user\nhello", " there"),
+    ("naïve café \N{SNOWMAN}", " \N{PILE OF POO} 漢字"),
+    (LONG, " end"),
+    (LONG + "x", " end of the text"),
+    ("short", " " + LONG[:500]),
+]
+
+
+def test_loglikelihood_equals_hf_on_adversarial_requests(ours: PrefixTreeLM, theirs: HFLM) -> None:
+    assert ours.engine.fallback is None
+    _same(ours, theirs, ADVERSARIAL)
+    _same(ours, theirs, ADVERSARIAL[::-1])
+
+
+def test_one_request_and_a_thousand_equal_ones(ours: PrefixTreeLM, theirs: HFLM) -> None:
+    _same(ours, theirs, ADVERSARIAL[2:3])
+    many = ours.loglikelihood(_requests("loglikelihood", ADVERSARIAL[2:3] * 1000))
+    assert len(many) == 1000
+    assert len(set(many)) == 1
+    assert ours.loglikelihood([]) == []
+
+
+_WORDS = st.lists(st.sampled_from(["a", " return", "\n", " x", "é", "  ", "<|im_start|>", " model"]), max_size=40).map(
+    "".join
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(_WORDS, _WORDS.filter(lambda s: bool(s.strip()))), min_size=1, max_size=12))
+def test_loglikelihood_equals_hf_on_random_requests(
+    ours: PrefixTreeLM, theirs: HFLM, pairs: list[tuple[str, str]]
+) -> None:
+    base = pairs[0][0]
+    related = [(base + c, t) for c, t in pairs]
+
+    # A continuation without a token of its own is an assertion in lm-eval and an error here.
+    def scorable(pair: tuple[str, str]) -> bool:
+        context, continuation = pair
+        encoded = theirs._encode_pair(context, continuation) if context else ([0], theirs.tok_encode(continuation))
+        return len(encoded[0]) > 0 and len(encoded[1]) > (0 if context else 1)
+
+    chosen = [p for p in pairs + related if scorable(p)]
+    if chosen:
+        _same(ours, theirs, chosen)
+
+
+def test_the_case_that_lm_evals_logits_cache_gets_wrong(ours: PrefixTreeLM, theirs: HFLM) -> None:
+    text = "one two three four five six"
+    _same(ours, theirs, [(text[:n], text[n:]) for n, c in enumerate(text) if c == " "])
+
+
+def test_a_request_that_cannot_be_scored_is_named(ours: PrefixTreeLM) -> None:
+    for pair in ((" ", "spaces alone before"), ("The answer", "")):
+        with pytest.raises(MeasurementError, match="cannot be scored"):
+            ours.loglikelihood(_requests("loglikelihood", [pair]))
+
+
+def test_rolling_loglikelihood_equals_hf(ours: PrefixTreeLM, theirs: HFLM) -> None:
+    texts = [("short text",), (LONG,), (LONG + LONG,), ("<|im_start|>with its prefix",)]
+    got = ours.loglikelihood_rolling(_requests("loglikelihood_rolling", texts))
+    expected = theirs.loglikelihood_rolling(_requests("loglikelihood_rolling", texts), disable_tqdm=True)
+    for value, right in zip(got, expected, strict=True):
+        assert value == pytest.approx(right, abs=5e-3, rel=1e-6)
+
+
+def _greedy(until: list[str], n: int = 24) -> dict[str, Any]:
+    return {"until": until, "do_sample": False, "max_gen_toks": n}
+
+
+def test_greedy_generation_equals_hf(ours: PrefixTreeLM, theirs: HFLM) -> None:
+    shared = "Question: what is it?\nAnswer: this is what it is.\n" * 6
+    contexts = [shared + tail for tail in ("Question: a", "Question: a much longer one with words", "Q", "")]
+    contexts += ["def", "class Model(", shared[:60], LONG, contexts[0], "é\N{SNOWMAN}"]
+    plain = theirs.generate_until(_requests("generate_until", [(c, _greedy([])) for c in contexts]), disable_tqdm=True)
+    # Stops taken from what is really written, so that some rows end early and others do not.
+    stops = [plain[0][3:6], plain[4][5:7]]
+    assert all(stops)
+    arguments = [(c, _greedy(until, n)) for until, n in ((stops, 24), ([], 24), ([stops[0]], 9)) for c in contexts]
+    got = ours.generate_until(_requests("generate_until", arguments))
+    expected = theirs.generate_until(_requests("generate_until", arguments), disable_tqdm=True)
+    assert got == expected
+    assert len({len(t) for t in got}) > 3
+
+
+def test_generation_ends_at_the_end_token(loaded: LoadedModel) -> None:
+    engine = Engine(loaded.model)
+    context = loaded.tokenizer("def f")["input_ids"]
+    (free,) = engine.generate([context], 12)
+    assert len(free.tokens) == 12
+    assert not free.ended
+    (ended,) = engine.generate([context], 12, ends=frozenset([free.tokens[4]]))
+    first = free.tokens.index(free.tokens[4])
+    assert ended.tokens == free.tokens[: first + 1]
+    assert ended.ended
+
+
+def test_a_sample_depends_on_its_seed_and_not_on_its_batch(loaded: LoadedModel) -> None:
+    engine = Engine(loaded.model)
+    contexts = [loaded.tokenizer(t)["input_ids"] for t in ("def f", "class A", "import os and more", "def f", "x")]
+    sampling = Sampling(temperature=1.0)
+    together = engine.generate(contexts, 10, sampling=sampling, seeds=[5, 6, 7, 8, 9])
+    alone = [
+        engine.generate([c], 10, sampling=sampling, seeds=[s])[0] for c, s in zip(contexts, range(5, 10), strict=True)
+    ]
+    assert together == alone
+    assert together[0] != together[3]
+    assert engine.generate(contexts[:1], 10, sampling=Sampling(1.0, top_k=1), seeds=[1]) == engine.generate(
+        contexts[:1], 10
+    )
+    assert engine.generate(contexts[:1], 10, sampling=Sampling(1.0, top_p=1e-6), seeds=[1]) == engine.generate(
+        contexts[:1], 10
+    )
+
+
+def test_sampled_tokens_follow_the_distribution(loaded: LoadedModel) -> None:
+    engine = Engine(loaded.model)
+    context = loaded.tokenizer("def f")["input_ids"]
+    n = 4000
+    drawn = engine.generate([context] * n, 1, sampling=Sampling(0.5), seeds=list(range(n)))
+    with torch.inference_mode():
+        expected = (loaded.model(torch.tensor([context])).logits[0, -1] / 0.5).softmax(-1)
+    counts = torch.bincount(torch.tensor([g.tokens[0] for g in drawn]), minlength=len(expected)) / n
+    # The total variation of n draws from equally likely tokens is about sqrt(tokens / (2 pi n)).
+    assert float((counts - expected).abs().sum() / 2) < 0.2
+    top = expected.argmax()
+    assert abs(float(counts[top] - expected[top])) < 4 * float((expected[top] / n).sqrt())
+
+
+def test_the_engine_batches_within_its_memory(loaded: LoadedModel) -> None:
+    from dataclasses import replace
+
+    engine = Engine(loaded.model)
+    contexts = [loaded.tokenizer("def f " * (3 + i))["input_ids"] for i in range(9)]
+    whole = engine.generate(contexts, 6)
+    engine.budget = replace(engine.budget, cache_bytes=60_000, tokens=16, logit_bytes=4 * 600 * 3)
+    assert engine.generate(contexts, 6) == whole
+    pairs = [(c, 2) for c in contexts]
+    small = engine.score(pairs)
+    for (a, g), (b, h) in zip(small, Engine(loaded.model).score(pairs), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+        assert g == h
+
+
+@pytest.mark.parametrize("kind", ["sliding", "learned", "no_backend"])
+def test_other_architectures_score_the_same(loaded: LoadedModel, theirs: HFLM, kind: str) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    shared = {"vocab_size": len(loaded.tokenizer), "bos_token_id": 1, "eos_token_id": 2}
+    model: Any
+    if kind == "learned":
+        model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=512, **shared))
+    else:
+        window = 8 if kind == "sliding" else None
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = MistralForCausalLM(
+            MistralConfig(sliding_window=window, num_key_value_heads=2, max_position_embeddings=512, **sizes, **shared)
+        )
+        if kind == "no_backend":
+            model._supports_attention_backend = False
+    model.eval()
+    lm = PrefixTreeLM(model, tokenizer=loaded.tokenizer)
+    assert (lm.engine.fallback is None) == (kind == "learned")
+    reference = HFLM(model, tokenizer=loaded.tokenizer, batch_size=1, logits_cache=False)
+    _same(lm, reference, ADVERSARIAL)
+    arguments = [(c, _greedy([], 6)) for c in ("def f", "class A and more")]
+    assert lm.generate_until(_requests("generate_until", arguments)) == reference.generate_until(
+        _requests("generate_until", arguments), disable_tqdm=True
+    )
+
+
+def test_nan_weights_fail(loaded: LoadedModel, tiny_model: Path) -> None:
+    broken = load_model(tiny_model)
+    with torch.no_grad():
+        broken.model.get_input_embeddings().weight[5:] = float("nan")
+    lm = PrefixTreeLM(broken.model, tokenizer=broken.tokenizer)
+    with pytest.raises(MeasurementError, match="NaN"):
+        lm.loglikelihood(_requests("loglikelihood", [("The answer is", " A")]))
+
+
+def test_lm_eval_finds_it_by_name_and_loads_a_folder(tiny_model: Path, theirs: HFLM) -> None:
+    lm = get_model("prefix-tree").create_from_arg_string(f"pretrained={tiny_model},dtype=float32", {"device": "cpu"})
+    _same(lm, theirs, ADVERSARIAL[2:8])
+    assert lm.tokenizer_name == str(tiny_model).replace("/", "__")
+    assert lm.apply_chat_template([{"role": "user", "content": "hi"}]).endswith("<|im_start|>assistant\n")
+
+
+def test_each_result_goes_to_the_cache_hook(ours: PrefixTreeLM) -> None:
+    class Hook:
+        def __init__(self) -> None:
+            self.seen: list[tuple[str, Any, Any]] = []
+
+        def add_partial(self, kind: str, request: Any, result: Any) -> None:
+            self.seen.append((kind, request, result))
+
+    before, ours.cache_hook = ours.cache_hook, Hook()
+    try:
+        results = ours.loglikelihood(_requests("loglikelihood", ADVERSARIAL[2:5]))
+        assert ours.cache_hook.seen == [
+            ("loglikelihood", pair, result) for pair, result in zip(ADVERSARIAL[2:5], results, strict=True)
+        ]
+    finally:
+        ours.cache_hook = before
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=20),
+    st.integers(1, 6),
+    st.integers(1, 5),
+)
+def test_a_tree_holds_every_sequence(sequences: list[list[int]], saved: int, longest: int) -> None:
+    tree = build_tree(sequences, min_saved=saved, max_segment=longest)
+    for i, sequence in enumerate(sequences):
+        places = tree.locate(i, range(len(sequence)))
+        assert [int(tree.segments[s].tokens[o]) for s, o in places] == sequence
+        assert places[-1][0] == tree.last[i]
+    assert all(segment.parent < n for n, segment in enumerate(tree.segments))
+    assert all(0 < len(segment.tokens) <= longest for segment in tree.segments)
+    if saved == 1:
+        distinct = {tuple(s[:n]) for s in sequences for n in range(1, len(s) + 1)}
+        assert sum(len(s.tokens) for s in tree.segments) == len(distinct)
+
+
+def test_the_two_attention_kernels_agree() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
+    mask = torch.zeros(2, 1, 1, 5)
+    mask[0, ..., 3:] = float("-inf")
+    for causal, masked in ((True, None), (False, None), (False, mask)):
+        fused = attend(query, key, value, scale=0.3, causal=causal, mask=masked)
+        plain = _attend_math(query, key, value, 0.3, causal, masked)
+        for a, b in zip(fused, plain, strict=True):
+            torch.testing.assert_close(a, b)

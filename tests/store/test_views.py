@@ -1,0 +1,173 @@
+"""The public views on the shared scenario, each against a figure worked out another way."""
+
+import math
+import statistics
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.store import VIEWS, Store
+from tests.store.scenario import SCRIPT, SEEDS, SWEEP, build_scenario
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return build_scenario(tmp_path_factory.mktemp("scenario"))
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_has_the_columns_it_documents(store: Store, name: str) -> None:
+    frame = store.query(f"FROM {name}")
+    assert frame.columns == list(VIEWS[name].columns)
+    assert frame.height > 0 or name == "ratings"
+    told = store.query("SELECT column_name, description FROM dictionary WHERE view_name = ?", [name]).rows()
+    assert dict(told) == {None: VIEWS[name].description} | VIEWS[name].columns
+
+
+def test_a_suite_shows_its_latest_state(store: Store) -> None:
+    assert store.query("SELECT sweep, state FROM suites").rows() == [(SWEEP, "complete")]
+
+
+def test_a_trial_shows_its_latest_state_and_settings(store: Store) -> None:
+    rows = store.query("SELECT recipe, trial, state FROM trials WHERE phase = 'tune' ORDER BY ALL").rows()
+    assert rows == [
+        *[("dpo", t, "complete") for t in range(3)],
+        ("dpo", 3, "failed"),
+        *[("ppo", t, "complete") for t in range(3)],
+        ("ppo", 3, "infeasible"),
+    ]
+    final = store.query("SELECT recipe, seed FROM trials WHERE phase = 'final' AND state = 'complete' ORDER BY ALL")
+    assert final.rows() == [(r, s) for r in ("base", "dpo", "ppo") for s in SEEDS]
+    beta = "SELECT DISTINCT settings->>'$.\"dpo.beta\"' FROM trials WHERE recipe = 'dpo' AND phase = 'final'"
+    assert store.query(beta).rows() == [("0.1",)]
+
+
+def test_events_of_the_same_instant_are_settled_by_the_order_of_writing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    row: dict[str, object] = dict.fromkeys(("objectives", "artifact", "reward_artifact", "seconds"))
+    row |= {"sweep": "w", "recipe": "r", "model": "m", "trial": 0, "seed": 0, "phase": "tune", "settings": {}, "at": at}
+    store.append("trial_events", [row | {"state": "running"}, row | {"state": "failed"}])
+    store.append("trial_events", [row | {"state": "running"}, row | {"state": "complete"}])
+    store.ingest()
+    assert store.query("SELECT state FROM trials").rows() == [("complete",)]
+    store.rebuild()
+    assert store.query("SELECT state FROM trials").rows() == [("complete",)]
+
+
+def test_scores_are_means_with_their_standard_error(store: Store) -> None:
+    where = "recipe = 'ppo' AND phase = 'final' AND seed = 1 AND target = 'cpu-fp32' AND metric = 'gold_reward'"
+    (row,) = store.query(f"FROM scores WHERE {where}").to_dicts()
+    scores = [
+        r[0]
+        for r in store.query(
+            "SELECT score FROM samples WHERE measurement = ? AND metric = 'gold_reward'", [row["measurement"]]
+        ).rows()
+    ]
+    assert row["n"] == len(scores) == 40
+    assert row["value"] == pytest.approx(statistics.fmean(scores))
+    assert row["stderr"] == pytest.approx(statistics.stdev(scores) / math.sqrt(40))
+    assert (row["task"], row["split"]) == ("gold", "final")
+    assert "not the official" in row["data"]
+
+
+def test_scores_have_one_row_for_each_run_and_figure(store: Store) -> None:
+    key = "sweep, recipe, model, trial, seed, phase, split, target, task, metric"
+    assert store.query(f"SELECT count(*) FROM scores GROUP BY {key} HAVING count(*) > 1").height == 0
+    tasks = store.query("SELECT DISTINCT task, metric FROM scores WHERE recipe = 'base' ORDER BY ALL").rows()
+    assert tasks == [
+        ("gold", "gold_reward"),
+        ("gold", "kl"),
+        ("gold", "length"),
+        ("gsm8k", "exact_match_flexible"),
+        ("gsm8k", "exact_match_strict"),
+        ("hellaswag", "acc"),
+        ("hellaswag", "acc_norm"),
+        ("judge", "harmlessness"),
+        ("judge", "helpfulness"),
+        ("mmlu", "acc"),
+        ("truthfulqa_mc2", "acc"),
+    ]
+
+
+def test_tuning_sees_the_tuning_half_only(store: Store) -> None:
+    assert store.query("SELECT DISTINCT phase, split FROM scores ORDER BY ALL").rows() == [
+        ("final", "final"),
+        ("tune", "tune"),
+    ]
+
+
+def test_several_judges_are_averaged_by_document_first(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    run = {"sweep": "w", "recipe": "r", "model": "m", "trial": 0, "seed": 0, "phase": "final"}
+    vote = {"measurement": "k", "half": "final", "aspect": "helpfulness", "verdict": "5", "probabilities": {"5": 1.0}}
+    vote |= dict.fromkeys(("prompt", "response", "judge_prompt"), "text")
+    votes = [("d1", "a", 2.0), ("d1", "b", 4.0), ("d2", "a", 9.0)]
+    store.append_many(
+        {
+            "measurement_links": [run | {"artifact": "x", "target": "t", "measurement": "k"}],
+            "measurements": [
+                {"measurement": "k", "artifact": "x", "target": {}, "kind": "judge", "task": "chat", "settings": {}}
+                | {"data": "bundled", "seconds": 1.0, "environment": "e", "at": at}
+            ],
+            "judge_votes": [vote | {"document": d, "judge": j, "score": s} for d, j, s in votes],
+        }
+    )
+    store.ingest()
+    assert store.query("SELECT task, metric, value, n FROM scores").rows() == [("judge", "helpfulness", 6.0, 2)]
+
+
+def test_samples_keep_what_the_model_said(store: Store) -> None:
+    said = store.query("SELECT count(*) FROM samples WHERE response LIKE ?", [f"%{SCRIPT}%"]).item()
+    assert said > 0
+
+
+def test_profiles_are_percentiles_over_repeats(store: Store) -> None:
+    (row,) = store.query(
+        "FROM profiles WHERE target = 'cpu-bf16' AND metric = 'tpot_ms' AND setting = 'batch=8' ORDER BY artifact LIMIT 1"
+    ).to_dicts()
+    values = [
+        r[0]
+        for r in store.query(
+            "SELECT value FROM raw.profile_samples WHERE measurement = ? AND metric = 'tpot_ms' AND setting = 'batch=8'",
+            [row["measurement"]],
+        ).rows()
+    ]
+    assert row["n"] == len(values) == 5
+    assert row["value"] == pytest.approx(np.median(values))
+    assert (row["p10"], row["p90"]) == pytest.approx(tuple(np.quantile(values, [0.1, 0.9])))
+
+
+def test_training_follows_the_stages_of_each_run(store: Store) -> None:
+    final = store.query("SELECT DISTINCT method, metric FROM training WHERE recipe = 'ppo' AND phase = 'final'").rows()
+    assert {m for method, m in final if method == "ppo"} == {"loss", "reward", "kl", "entropy"}
+    assert {method for method, _ in final} == {"sft", "reward_model", "ppo"}
+    failed = "SELECT max(step) FROM training WHERE recipe = 'dpo' AND trial = 3 AND method = 'dpo'"
+    assert store.query(failed).item() == 7
+    key = "sweep, recipe, trial, seed, stage, step, metric"
+    assert store.query(f"SELECT count(*) FROM training GROUP BY {key} HAVING count(*) > 1").height == 0
+
+
+def test_a_stage_trained_again_shows_its_last_curve(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = {"sweep": "w", "recipe": "r", "model": "m", "trial": 0, "seed": 0}
+    store.append("stage_links", [run | {"position": 0, "step": "sft", "stage": "s", "reused": False}])
+    for value in (3.0, 2.0):
+        store.append("training_steps", [{"stage": "s", "step": 1, "metric": "loss", "value": value}])
+    store.ingest()
+    assert store.query("SELECT phase, value FROM training").rows() == [("tune", 2.0)]
+
+
+def test_lineage_knows_what_was_shared(store: Store) -> None:
+    rows = store.query("SELECT recipe, trial, reused FROM lineage WHERE step = 'sft' AND seed = 0 ORDER BY ALL").rows()
+    assert rows[0] == ("dpo", 0, False)
+    assert all(reused for recipe, trial, reused in rows if (recipe, trial) != ("dpo", 0))
+
+
+def test_failures_keep_their_reason(store: Store) -> None:
+    rows = store.query("SELECT recipe, kind, traceback FROM failures ORDER BY recipe").rows()
+    assert [r[:2] for r in rows] == [("dpo", "failed"), ("ppo", "infeasible")]
+    assert "RuntimeError" in rows[0][2]
