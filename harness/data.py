@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +139,7 @@ def load_training_set(name: str, kind: DatasetKind, source: DataSource, split: s
         path, _, rest = name.partition(":")
         config, _, own_split = rest.partition(":")
         split = own_split or "train"
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    datasets.disable_progress_bars()
     try:
         with source.as_hub():
             rows = datasets.load_dataset(path, config or None, split=split)

@@ -111,8 +111,10 @@ def _snapshot(name: str) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    transformers.utils.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The GGUF header names <|im_start|> as the tokenizer's end of sequence; the model and its chat template end a
@@ -170,14 +172,16 @@ def load_model(
     Args:
         source: a model folder (see `resolve_model`).
         dtype: the type of the weights.
-        head: `reward` gives a sequence classifier with one label; a causal folder gets a fresh, zero-initialised head.
+        head: `reward` gives a sequence classifier with one label; a causal folder gets a fresh, small random head.
 
     Raises:
         UserError: transformers cannot load it.
     """
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    transformers.utils.logging.disable_progress_bar()
     kwargs = {
         "dtype": getattr(torch, dtype),
         "attn_implementation": attention,
@@ -192,7 +196,12 @@ def load_model(
             fresh = not _has_reward_head(source)
             model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, **kwargs)
             if fresh:
-                torch.nn.init.zeros_(model.get_submodule("score").weight)
+                head_weight = model.get_submodule("score").weight
+                # Not zero: no gradient would reach the body until the head has grown. The deviation is that of Stiennon
+                # et al. 2020 (arXiv:2009.01325, appendix B), from a generator of its own so that a key decides it.
+                noise = torch.randn(head_weight.shape, generator=torch.Generator().manual_seed(0))
+                with torch.no_grad():
+                    head_weight.copy_(noise / (head_weight.shape[1] + 1) ** 0.5)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the model {source}: {error}") from error
     if tokenizer.pad_token is None:

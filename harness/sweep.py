@@ -196,7 +196,9 @@ class _Sweep:
             self._trial_event(run, trial, "final", "running", own)
         try:
             models = await self._train(run, trial)
-            await self._measure(run, trial, "final", models, ("final",), _ALL_KINDS)
+            # Latency and memory are the architecture's, which a seed does not change: one seed is profiled.
+            kinds = _ALL_KINDS if seed == self.suite.seeds[0] else _ALL_KINDS - {"profile"}
+            await self._measure(run, trial, "final", models, ("final",), kinds)
         except _FailedRunError as error:
             self._failed_trial(run, trial, "final", own, error, started)
         else:

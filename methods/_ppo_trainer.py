@@ -144,6 +144,10 @@ class Trainer:
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self.policy = Policy(self.model, precision, params.temperature, head, params.value_gradient)
+        # The sampler's ready-cast copy gives, bit for bit, what the policy gives under autocast, without casting 135M
+        # weights for each minibatch. Not with LoRA: merged weights round otherwise than base and adapter.
+        scoring = self.model if params.lora_rank else self.sampler.model
+        self.sampling_policy = Policy(scoring, precision, params.temperature, head)
         self.reference = Policy(reference, precision, params.temperature)
         self.value_model = TokenScorer(value_model, precision) if value_model is not None else None
         self.attending = [self.model, self.sampler.model, reward, reference, value_model]
@@ -210,7 +214,7 @@ class Trainer:
         scores = torch.zeros(len(prompts), device=mask.device)
         for rows in minibatches:
             batch = self.batch(prompts, rollout, rows)
-            part = self.policy.evaluate(batch, entropy=True)
+            part = self.sampling_policy.evaluate(batch, entropy=True)
             old[rows] = part.logprobs
             if part.entropy is not None:
                 entropy[rows] = part.entropy

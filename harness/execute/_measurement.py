@@ -17,6 +17,9 @@ from harness.targets import Target
 
 __all__ = ["run_measurements"]
 
+_PROFILE_LIMIT_S = 3600.0
+"""A profile that takes longer than this hangs."""
+
 Log = Callable[[int, int, Mapping[str, float]], None]
 Row = dict[str, object]
 
@@ -90,9 +93,8 @@ class _Work:
             }
         )
 
-    def tick(self, what: str) -> Callable[[int, int], None]:
-        del what
-        return lambda done, total: self.log(done, total, {})
+    def tick(self, done: int, total: int) -> None:
+        self.log(done, total, {})
 
     def tasks(self, name: str, items: list[Item]) -> None:
         from harness.measure.tasks import measure_tasks
@@ -105,7 +107,7 @@ class _Work:
             {name: Task.model_validate(settings)},
             self.spec.halves,
             "hf" if self.spec.scorer == "hf" else "prefix-tree",
-            progress=self.tick(name),
+            progress=self.tick,
         )
         seconds = time.monotonic() - started
         for item in items:
@@ -125,6 +127,7 @@ class _Work:
             self.load(self.spec.base),
             settings,
             self.spec.halves,
+            progress=self.tick,
         )
         self.save(item, "samples", rows, time.monotonic() - started, self.spec.artifact)
 
@@ -138,7 +141,7 @@ class _Work:
             self.source,
             item.settings,
             self.spec.halves,
-            self.tick("judge"),
+            self.tick,
         )
         self.save(item, "judge_votes", rows, time.monotonic() - started, self.spec.artifact)
 
@@ -146,5 +149,5 @@ class _Work:
         from harness.measure.profile import measure_profile
 
         started = time.monotonic()
-        rows = measure_profile(self.folders.model(self.spec.model), self.target, item.settings)
+        rows = measure_profile(self.folders.model(self.spec.model), self.target, item.settings, _PROFILE_LIMIT_S)
         self.save(item, "profile_samples", rows, time.monotonic() - started, self.spec.artifact)

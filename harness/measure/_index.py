@@ -17,7 +17,16 @@ from harness.data import DataSource
 from harness.errors import UserError
 from harness.models import cache_folder
 
-__all__ = ["Leaf", "Listing", "leaf_tasks", "listing", "source_problem", "task_manager", "use_datasets_cache"]
+__all__ = [
+    "Leaf",
+    "Listing",
+    "available_tasks",
+    "leaf_tasks",
+    "listing",
+    "source_problem",
+    "task_manager",
+    "use_datasets_cache",
+]
 
 _LAYOUT = 1
 """Raised when the stored listing below changes its form."""
@@ -146,6 +155,16 @@ def leaf_tasks(task: str) -> list[str]:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"lm-eval has no task {task!r}{hint} (all of them: lm-eval ls tasks)")
     return list(known[task])
+
+
+def available_tasks(source: DataSource) -> list[str]:
+    """The tasks, groups and tags whose documents the source has, all of them; for the hub every name lm-eval knows."""
+    known = listing()
+    if source.folder is None:
+        return sorted(known.members)
+    here = [n for n, leaf in known.leaves.items() if leaf.path and (source.folder / leaf.path).is_dir()]
+    have = {n for n in here if source_problem(source, n) is None}
+    return sorted(n for n, leaves in known.members.items() if leaves and have.issuperset(leaves))
 
 
 @contextlib.contextmanager

@@ -97,10 +97,10 @@ class _Session:
         """Seconds from the start of one request, prompt [B, T] on the host, to each of its tokens [new_tokens]."""
         import torch
 
-        cache = self._fresh_cache()
-        self.synchronise()
         times = []
         with torch.inference_mode():
+            cache = self._fresh_cache()
+            self.synchronise()
             start = time.perf_counter()
             ids = prompt.to(self.target.device)
             for _ in range(self.new_tokens):
@@ -128,7 +128,7 @@ def _resident_bytes(loaded: "LoadedModel") -> int:
 
 
 def _disk_bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
 
 
 def _row(metric: str, setting: str, value: float, repeat: int = 0) -> ProfileRow:
@@ -136,7 +136,7 @@ def _row(metric: str, setting: str, value: float, repeat: int = 0) -> ProfileRow
 
 
 def profile_rows(
-    folder: Path | str,
+    folder: Path,
     target: Target,
     *,
     prompt_tokens: int,
@@ -161,7 +161,7 @@ def profile_rows(
     session.synchronise()
     yield _row("load_ms", "load", (time.perf_counter() - start) * 1e3)
     yield _row("weight_mb", "load", _resident_bytes(loaded) / MB)
-    if disk := _disk_bytes(Path(folder)):
+    if disk := _disk_bytes(folder):
         yield _row("weight_disk_mb", "load", disk / MB)
     yield _row("peak_rss_mb", "load", peak_rss_mb())
     # From small to large, so that a high-water mark is that of its own batch size.

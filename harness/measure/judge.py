@@ -185,7 +185,7 @@ def _tails(
 ) -> list[list[int]]:
     # Tokenised together with what stands before it: alone, some tokenizers would put a space in front.
     tails = []
-    for spelling in words:
+    for spelling in spellings:
         whole = _ids(tokenizer, text + spelling)
         if whole[: len(ids)] != ids or len(whole) == len(ids):
             raise MeasurementError(f"the judge's tokenizer merges {spelling!r} with the prompt before it: not scorable")

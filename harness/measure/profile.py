@@ -57,14 +57,14 @@ class _Settings(BaseModel):
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folder: str
+    folder: Path
     target: Target
     settings: _Settings
 
 
-def _checked(folder: Path | str, target: Target, settings: Mapping[str, object]) -> _Spec:
+def _checked(folder: Path, target: Target, settings: Mapping[str, object]) -> _Spec:
     try:
-        spec = _Spec(folder=str(folder), target=target, settings=_Settings.model_validate(dict(settings)))
+        spec = _Spec(folder=folder, target=target, settings=_Settings.model_validate(dict(settings)))
     except ValidationError as error:
         raise UserError(f"profile settings: {error}") from error
     if problem := target_problem(target):
@@ -72,9 +72,7 @@ def _checked(folder: Path | str, target: Target, settings: Mapping[str, object])
     return spec
 
 
-def measure_profile(
-    folder: Path | str, target: Target, settings: Mapping[str, object], timeout_s: float
-) -> list[ProfileRow]:
+def measure_profile(folder: Path, target: Target, settings: Mapping[str, object], timeout_s: float) -> list[ProfileRow]:
     """Profile a model folder on a target in a fresh process.
 
     Args:

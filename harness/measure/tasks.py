@@ -11,10 +11,26 @@ from typing import Any, Literal, Protocol
 
 from harness.data import DataSource, Half, half_of
 from harness.errors import MeasurementError, UserError
-from harness.measure._index import leaf_tasks, listing, source_problem, task_manager, use_datasets_cache
+from harness.measure._index import (
+    available_tasks,
+    leaf_tasks,
+    listing,
+    source_problem,
+    task_manager,
+    use_datasets_cache,
+)
 from harness.method import LoadedModel
 
-__all__ = ["LeafTask", "TaskSettings", "leaf_tasks", "load_tasks", "measure_tasks", "task_fingerprint", "task_problem"]
+__all__ = [
+    "LeafTask",
+    "TaskSettings",
+    "available_tasks",
+    "leaf_tasks",
+    "load_tasks",
+    "measure_tasks",
+    "task_fingerprint",
+    "task_problem",
+]
 
 Scorer = Literal["prefix-tree", "hf"]
 Row = dict[str, object]

@@ -16,6 +16,7 @@ from harness.stats import Difference, Verdict, crossed_interval, holm, paired_di
 __all__ = [
     "Comparison",
     "against_base",
+    "aspects",
     "compare_recipes",
     "estimate",
     "main_metrics",
@@ -62,7 +63,9 @@ def _by_seed(facts: Facts, who: Contender, group: str, metric: str) -> dict[int,
             # The base model's one measurement stands under every seed; it is one, not several.
             keys = set(part["measurement"].to_list())
             if not keys <= measurements:
-                found[int(seed)] = {f"{t}/{d}": float(s) for t, d, s in part.select("task", "document", "score").iter_rows()}
+                found[int(seed)] = {
+                    f"{t}/{d}": float(s) for t, d, s in part.select("task", "document", "score").iter_rows()
+                }
             measurements |= keys
         facts.cache[key] = found
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
@@ -76,18 +79,29 @@ def _crossed(seeds: dict[int, dict[str, float]]) -> Scores:
     return {d: [s[d] for s in seeds.values()] for d in sorted(common)}
 
 
-def _estimate(scores: Scores) -> Estimate | None:
+def _bounds(metric: str) -> tuple[float, float]:
+    """The range a metric cannot leave; an interval beyond it would say nothing more."""
+    if metric == "helpfulness":
+        return 1.0, 10.0
+    shares = metric in ("gold_reward", "harmlessness") or metric.startswith(("acc", "exact_match"))
+    return (0.0, 1.0) if shares else (-math.inf, math.inf)
+
+
+def _estimate(scores: Scores, metric: str = "") -> Estimate | None:
     if not scores:
         return None
     found = crossed_interval(scores)
-    return Estimate(found.value, found.low, found.high, found.n)
+    least, most = _bounds(metric)
+    # One document has no interval: its bounds stay unknown.
+    low, high = (b if math.isnan(b) else min(max(b, least), most) for b in (found.low, found.high))
+    return Estimate(found.value, low, high, found.n)
 
 
 def estimate(facts: Facts, who: Contender, group: str, metric: str) -> Estimate | None:
     """The mean over final documents and seeds with its 95 % interval; None where nothing was measured."""
     key = ("estimate", who.label, group, metric)
     if key not in facts.cache:
-        facts.cache[key] = _estimate(_crossed(_by_seed(facts, who, group, metric)))
+        facts.cache[key] = _estimate(_crossed(_by_seed(facts, who, group, metric)), metric)
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
@@ -104,6 +118,14 @@ def main_metrics(facts: Facts) -> list[tuple[str, str]]:
     order = list(tasks) if isinstance(tasks, dict) else []
     names = [t for t in order if t in metrics] + sorted(set(metrics) - set(order))
     return [(name, main_metric(metrics[name])) for name in names]
+
+
+def aspects(facts: Facts) -> list[str]:
+    """The judged aspects that have final scores."""
+    import polars as pl
+
+    found = facts.documents.filter(pl.col("group") == "judge")["metric"].unique().to_list()
+    return sorted(found, key=lambda a: (a not in _JUDGED, _JUDGED.index(a) if a in _JUDGED else 0, a))
 
 
 def objective_source(facts: Facts, objective: str) -> list[tuple[str, str]]:
@@ -137,6 +159,9 @@ def _objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
 
 def objective_estimate(facts: Facts, who: Contender, objective: str) -> Estimate | None:
     """A contender's final value of an objective; None where it has none, or where no documents make it up."""
+    pairs = objective_source(facts, objective)
+    if len(pairs) == 1:
+        return estimate(facts, who, *pairs[0])
     return _estimate(_objective_scores(facts, who, objective))
 
 
@@ -168,15 +193,14 @@ def compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
     """
     sign = -1.0 if facts.objectives.get(objective) == "minimize" else 1.0
     found = []
-    for a, b in combinations(facts.recipes(), 2):
-        difference = _paired(*(_objective_scores(facts, w, objective) for w in (a, b))) if a.model == b.model else None
-        if difference is None:
+    for pair in combinations(facts.recipes(), 2):
+        if pair[0].model != pair[1].model:
             continue
-        if sign * difference.value < 0:
-            a, b = b, a
-            difference = _paired(*(_objective_scores(facts, w, objective) for w in (a, b)))
-        if difference is not None:
-            found.append((a, b, objective, difference))
+        for first, second in (pair, pair[::-1]):
+            difference = _paired(*(_objective_scores(facts, w, objective) for w in (first, second)))
+            if difference is not None and sign * difference.value >= 0:
+                found.append((first, second, objective, difference))
+                break
     return _family(found)
 
 
@@ -185,10 +209,7 @@ def against_base(facts: Facts, objective: str | None = None) -> list[Comparison]
 
     Each is a family of its own.
     """
-    import polars as pl
-
-    judged = facts.documents.filter(pl.col("group") == "judge")["metric"].unique().sort().to_list()
-    pairs = [*main_metrics(facts), *(("judge", aspect) for aspect in judged)]
+    pairs = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
     found = []
     for who in facts.recipes():
         base = facts.base_of(who)
@@ -240,7 +261,9 @@ def over_optimisation(facts: Facts, who: Contender) -> tuple[Estimate, Estimate,
         return None
     seeds = gains["rm_reward"].keys() & gains["gold_reward"].keys()
     parts = [{s: gains[m][s] for s in sorted(seeds)} for m in ("rm_reward", "gold_reward")]
-    gap = {s: {d: parts[0][s][d] - parts[1][s][d] for d in parts[0][s].keys() & parts[1][s].keys()} for s in sorted(seeds)}
+    gap = {
+        s: {d: parts[0][s][d] - parts[1][s][d] for d in parts[0][s].keys() & parts[1][s].keys()} for s in sorted(seeds)
+    }
     found = [_estimate(_crossed(p)) for p in (*parts, gap)]
     if found[0] is None or found[1] is None or found[2] is None:
         return None

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from harness.report._compare import estimate, main_metrics
+from harness.report._compare import aspects, estimate, main_metrics
 from harness.report._html import Html, Table, number
 from harness.report._plot import Estimate, Figure, Point, Series, bars, empty, scatter
 from harness.report._queries import Contender, Facts
@@ -92,10 +92,11 @@ def frontier(facts: Facts) -> Figure | Html:
     if not series:
         return empty(title, "No run has both a gold reward and a KL yet (the suite's measure needs gold).")
     caption = (
-        "Higher and further left is better: more gold reward for less movement from the base model. Large marks are the "
-        "chosen settings, mean over seeds with 95 % intervals; small filled marks their single seeds (final half of the "
-        "documents); hollow marks are tuning trials (tuning half). KL is the sequence KL to the base model, summed over "
-        "the response's tokens, in nats, estimated from sampled responses: single estimates may be below zero."
+        "Higher and further left is better: more gold reward for less movement from the base model. Large marks are "
+        "the chosen settings, mean over seeds with 95 % intervals; small filled marks their single seeds (final "
+        "half of the documents); hollow marks are tuning trials (tuning half). KL is the sequence KL to the base "
+        "model, summed over the response's tokens, in nats, estimated from sampled responses: single estimates may "
+        "be below zero."
     )
     drawing = scatter(series, "KL from base, nats", "gold reward")
     return Figure("frontier", title, caption, [drawing], Table(["recipe", "run", "KL, nats", "gold reward"], rows))
@@ -147,8 +148,8 @@ def benchmarks(facts: Facts) -> Figure | Html:
     metrics = ", ".join(f"{task} {metric}" for task, metric in pairs)
     caption = (
         f"Mean over the final half of the documents and all seeds, with 95 % intervals ({metrics}; target "
-        f"{facts.target}). Data: {facts.data}. Overlapping intervals do not mean no difference: the paired comparison "
-        "above is the one to go by."
+        f"{facts.target}). Data: {facts.data}. Overlapping intervals do not mean no difference: the paired "
+        "comparison above is the one to go by."
     )
     rows = sorted((r for _, part in found for r in part), key=lambda r: [t for t, _ in pairs].index(str(r[0])))
     return Figure("benchmarks", title, caption, [bars([s for s, _ in found if s], "score")], Table(_HEADERS, rows))
@@ -156,14 +157,12 @@ def benchmarks(facts: Facts) -> Figure | Html:
 
 def ratings(facts: Facts) -> Figure | Html:
     """What the judge said of each recipe, one aspect at a time: they have different scales."""
-    import polars as pl
-
     title = "Judged quality"
-    aspects = sorted(facts.documents.filter(pl.col("task") == "judge")["metric"].unique().to_list())
-    if not aspects:
+    judged = aspects(facts)
+    if not judged:
         return empty(title, "There is no judge in this suite, or it has not rated a final run yet.")
     variants, rows = [], []
-    for aspect in aspects:
+    for aspect in judged:
         found = [_estimated(facts, who, [("judge", aspect)]) for who in facts.contenders]
         renamed = [
             Series(s.name, s.colour, [Point(s.name, p.y, p.lines, None, p.spread_y) for p in s.points])
@@ -174,8 +173,8 @@ def ratings(facts: Facts) -> Figure | Html:
         variants.append(bars(renamed, f"{aspect}, {scale}", aspect, showlegend=False, barmode="overlay"))
         rows += [r for _, part in found for r in part]
     caption = (
-        "Expectation of the judge's rating over its probabilities, mean over the final half of the prompts and all seeds, "
-        "with 95 % intervals. A judge is a model with its own taste: it is evidence, not the truth."
+        "Expectation of the judge's rating over its probabilities, mean over the final half of the prompts and all "
+        "seeds, with 95 % intervals. A judge is a model with its own taste: it is evidence, not the truth."
     )
     return Figure("ratings", title, caption, variants, Table(_HEADERS, rows), "Aspect", "wide-short")
 
@@ -213,10 +212,12 @@ def profiles(facts: Facts) -> Figure | Html:
                 )
             if points:
                 series.append(Series(who.label, who.index, points))
-        variants.append(bars(series, _PROFILE_NAMES.get(metric, metric), _PROFILE_NAMES.get(metric, metric)))
+        named = _PROFILE_NAMES.get(str(metric), str(metric))
+        variants.append(bars(series, named, named))
     caption = (
-        "Median over the repeats, with the 10th to 90th percentile, at the suite's fixed prompt and output lengths, one "
-        "seed of each recipe. Recipes of one architecture differ by noise only; targets and batch sizes are what matters."
+        "Median over the repeats, with the 10th to 90th percentile, at the suite's fixed prompt and output lengths, "
+        "one seed of each recipe. Recipes of one architecture differ by noise only; targets and batch sizes are "
+        "what matters."
     )
     headers = ["what", "target", "setting", "recipe", "median", "p10", "p90", "repeats"]
     return Figure("profiles", title, caption, variants, Table(headers, rows), "What")

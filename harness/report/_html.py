@@ -8,7 +8,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Html", "Table", "csp_hash", "json_script", "join", "number", "table", "tag", "text_for_plotly"]
+__all__ = [
+    "Html",
+    "Table",
+    "csp_hash",
+    "join",
+    "json_script",
+    "lines_for_plotly",
+    "number",
+    "table",
+    "tag",
+    "text_for_plotly",
+]
 
 _VOID = {"meta", "br", "hr", "input"}
 
@@ -48,7 +59,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     if not math.isfinite(value):
-        return "not finite"
+        return "unknown"
     size = abs(value)
     if size >= 10_000:
         text = f"{value:,.0f}"
@@ -59,7 +70,7 @@ def number(value: float | None, digits: int = 3) -> str:
     elif size == 0 or size >= 10.0**-digits:
         text = f"{value:.{digits}f}"
     else:
-        text = f"{value:.2e}"
+        text = f"{value:.1g}" if size >= 1e-4 else f"{value:.1e}"
     return text.replace("-", "−")
 
 

@@ -1,5 +1,6 @@
-"""The few kinds of Plotly figure the page draws, from plain points; each with a caption and the table of its numbers."""
+"""The few kinds of Plotly figure the page draws, from plain points; each with a caption and its numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -93,6 +94,8 @@ def style_of(index: int) -> tuple[str, str]:
 
 def _errors(points: Sequence[Point], which: str) -> dict[str, object] | None:
     spreads = [p.spread_x if which == "x" else p.spread_y for p in points]
+    # One document alone has no interval: unknown, and not drawn as zero.
+    spreads = [s if s and all(map(math.isfinite, s)) else None for s in spreads]
     if not any(spreads):
         return None
     centres = [p.x if which == "x" else p.y for p in points]
@@ -192,8 +195,8 @@ def empty(title: str, reason: str) -> Html:
     return join(tag("h3", title), tag("p", reason, class_="empty"))
 
 
-def render(figure: Figure) -> Html:
-    """The figure's place in the page; `page.js` draws into it."""
+def render(figure: Figure, *, heading: bool = True) -> Html:
+    """The figure's place in the page; `page.js` draws into it. No `heading` where the part's own says it."""
     choice = None
     if len(figure.variants) > 1:
         options = (tag("option", v.label, value=str(i)) for i, v in enumerate(figure.variants))
@@ -201,7 +204,7 @@ def render(figure: Figure) -> Html:
         choice = tag("div", tag("label", figure.chooser, select), class_="controls")
     return tag(
         "figure",
-        tag("h3", figure.title),
+        tag("h3", figure.title) if heading else None,
         choice,
         tag("div", class_=f"plot {figure.shape}".strip(), id=figure.identifier, role="img", aria_label=figure.title),
         tag("figcaption", figure.caption),

@@ -58,7 +58,8 @@ class Facts:
     """One sweep.
 
     Every frame of runs has a column `label`, the contender's, and every frame of scores a column `group`: the name
-    under which the suite asked for the task (`mmlu` for each of its subjects). `documents` holds final scores by document.
+    under which the suite asked for the task (`mmlu` for each of its subjects). `documents` holds final
+    scores, a row per document.
     """
 
     sweep: str
@@ -95,7 +96,7 @@ class Facts:
 
     @property
     def target(self) -> str | None:
-        """The target whose scores are compared: the one the suite names for quality, else its first that was measured."""
+        """The target whose scores are compared: the one the suite names for quality, else its first measured."""
         measured = {*self.documents["target"].to_list(), *self.scores["target"].to_list()}
         measure, listed = self.settings.get("measure"), self.settings.get("targets")
         wanted = [measure.get("quality_target")] if isinstance(measure, dict) else []
@@ -188,11 +189,14 @@ def read_facts(store: "Store", sweep: str) -> Facts:
 
     lineage = of_sweep("SELECT * FROM lineage WHERE sweep = $sweep ORDER BY recipe, model, trial, seed, position")
     stages = store.query(
-        "SELECT * FROM stages WHERE stage IN (SELECT stage FROM lineage WHERE sweep = $sweep) ORDER BY recorded_at, stage",
+        "SELECT * FROM stages WHERE stage IN (SELECT stage FROM lineage WHERE sweep = $sweep) ORDER BY recorded_at, "
+        "stage",
         {"sweep": sweep},
     )
     documents = grouped(of_sweep(_DOCUMENTS))
-    scores = grouped(of_sweep("SELECT * FROM scores WHERE sweep = $sweep ORDER BY recipe, model, trial, seed, task, metric"))
+    scores = grouped(
+        of_sweep("SELECT * FROM scores WHERE sweep = $sweep ORDER BY recipe, model, trial, seed, task, metric")
+    )
     profiles = of_sweep(_PROFILES)
     used = {str(event["environment"]), *stages["environment"].to_list(), *profiles["environment"].to_list()}
     environments = store.query("SELECT * FROM environments ORDER BY environment")

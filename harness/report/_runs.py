@@ -78,9 +78,9 @@ def training(facts: Facts) -> Figure | Html:
         drawn = scatter(series, "step", metric)
         variants.append(Variant(f"{method} · {metric}", drawn.traces, {**drawn.layout, "showlegend": True}))
     caption = (
-        "What each method logged at each step; full lines are final runs, faint ones tuning runs. A stage shared by several "
-        "recipes or trials was trained once and is drawn once. The table gives each curve's ends; every step is in the "
-        "store's view training."
+        "What each method logged at each step; full lines are final runs, faint ones tuning runs. A stage shared by "
+        "several recipes or trials was trained once and is drawn once. The table gives each curve's ends; every "
+        "step is in the store's view training."
     )
     if broken:
         caption += f" {broken} logged values were NaN or infinite and are not drawn."
@@ -197,9 +197,9 @@ def search(facts: Facts) -> Figure | Html:
         )
         return join(empty(title, reason), table(Table(headers, rows)))
     caption = (
-        "Each tuning trial's settings against the objective it reached, first seed, tuning half of the documents; the "
-        "chosen settings are filled. The values are those the search saw, so the chosen one is biased upwards; final "
-        "figures come from other documents. Failed and infeasible trials are in the table."
+        "Each tuning trial's settings against the objective it reached, first seed, tuning half of the documents; "
+        "the chosen settings are filled. The values are those the search saw, so the chosen one is biased upwards; "
+        "final figures come from other documents. Failed and infeasible trials are in the table."
     )
     return Figure("search", title, caption, variants, Table(headers, rows), "Recipe and objective")
 
@@ -227,23 +227,26 @@ def _importance(facts: Facts, who: Contender, objective: str) -> dict[str, float
         seen = [s[name] for s, _ in done if name in s]
         if len(set(map(repr, seen))) < 2:
             continue
-        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in seen):
-            low, high = min(map(float, seen)), max(map(float, seen))
-            distributions[name] = optuna.distributions.FloatDistribution(low, high, log=_log(seen))
+        figures = [float(v) for v in seen if isinstance(v, int | float) and not isinstance(v, bool)]
+        if len(figures) == len(seen):
+            distributions[name] = optuna.distributions.FloatDistribution(min(figures), max(figures), log=_log(seen))
         else:
             distributions[name] = optuna.distributions.CategoricalDistribution(sorted({str(v) for v in seen}))
     if len(distributions) < 2:
         return "fewer than two settings took more than one value"
-    study = optuna.create_study(direction=facts.objectives.get(objective, "maximize"))
+    minimize = facts.objectives.get(objective) == "minimize"
+    study = optuna.create_study(direction="minimize" if minimize else "maximize")
     for settings, value in done:
         params = {
-            n: float(settings[n]) if isinstance(d, optuna.distributions.FloatDistribution) else str(settings[n])  # type: ignore[arg-type]  # checked above
+            n: settings[n] if isinstance(d, optuna.distributions.FloatDistribution) else str(settings[n])
             for n, d in distributions.items()
             if n in settings
         }
         own = {n: distributions[n] for n in params}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=own, value=value))
-    found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    found = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
+    )
     return {k: float(v) for k, v in found.items()}
 
 
@@ -267,8 +270,8 @@ def importances(facts: Facts) -> Html:
     if not rows:
         return empty("Which settings mattered", "No recipe has begun yet.")
     note = (
-        f"Share of each setting in telling the better half of the trials from the rest, for {objective} (PED-ANOVA, Watanabe "
-        "et al. 2023). From a handful of trials it is a hint, not a finding."
+        f"Share of each setting in telling the better half of the trials from the rest, for {objective} (PED-ANOVA, "
+        "Watanabe et al. 2023). From a handful of trials it is a hint, not a finding."
     )
     return join(
         tag("h3", "Which settings mattered"),

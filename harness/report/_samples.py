@@ -36,7 +36,9 @@ def _cut(text: object) -> str | None:
     if text is None:
         return None
     whole = str(text)
-    return whole if len(whole) <= _TEXT else f"{whole[:_TEXT]}… ({len(whole) - _TEXT:,} more characters are in the store)"
+    return (
+        whole if len(whole) <= _TEXT else f"{whole[:_TEXT]}… ({len(whole) - _TEXT:,} more characters are in the store)"
+    )
 
 
 def _line(prompt: object, document: object, place: int) -> str:
@@ -80,7 +82,9 @@ def sample_browser(store: "Store", facts: Facts, limit: int) -> Html:
     for task in tasks[:limit]:
         mine = rows.filter(pl.col("task") == task)
         lead = "gold_reward" if task == "gold" else mine["metric"].min()
-        per_recipe = mine.filter(pl.col("metric") == lead).group_by("document", "recipe", "model").agg(pl.col("score").mean())
+        per_recipe = (
+            mine.filter(pl.col("metric") == lead).group_by("document", "recipe", "model").agg(pl.col("score").mean())
+        )
         spread = per_recipe.group_by("document").agg((pl.col("score").max() - pl.col("score").min()).alias("spread"))
         order = spread.sort(["spread", "document"], descending=[True, False])["document"].to_list()[:share]
         parts = {str(d): part for (d,), part in mine.filter(pl.col("document").is_in(order)).group_by("document")}
@@ -88,8 +92,8 @@ def sample_browser(store: "Store", facts: Facts, limit: int) -> Html:
         shown += len(order)
     total = rows.select("task", "document").n_unique()
     note = (
-        f"{shown:,} of {total:,} documents of the final half, on {facts.target}; those on which the recipes differ most come "
-        "first. The store's view samples has all of them."
+        f"{shown:,} of {total:,} documents of the final half, on {facts.target}; those on which the recipes differ "
+        "most come first. The store's view samples has all of them."
     )
     controls = tag(
         "div",

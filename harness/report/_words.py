@@ -10,6 +10,7 @@ from harness.report._compare import (
     against_base,
     compare_recipes,
     estimate,
+    objective_estimate,
     objective_source,
     over_optimisation,
     shared_documents,
@@ -21,7 +22,7 @@ from harness.report._queries import Contender, Facts
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Words", "counted", "cost_of", "difference_text", "duration", "span", "words"]
+__all__ = ["Words", "cost_of", "counted", "difference_text", "duration", "span", "words"]
 
 _SHOWN_PAIRS = 4
 
@@ -107,18 +108,16 @@ def cost_of(facts: Facts, who: Contender) -> Cost:
     )
 
 
-def _verdict(facts: Facts, found: Comparison, family: int) -> str:
-    d = found.difference
-    value, interval = number(abs(d.value)), span(d.low, d.high)
+def _verdict(found: Comparison, family: int) -> str:
+    d, first, second = found.difference, found.a.label, found.b.label
+    # Where less is better the winner's difference is negative; in words it is a lead all the same.
+    value, interval = number(abs(d.value)), span(d.low, d.high) if d.value >= 0 else span(-d.high, -d.low)
     correction = f", Holm-corrected over {family} comparisons" if family > 1 else ""
     on = f"{_plain(found.what)} (95 % interval {interval}{correction}, {_p(found.adjusted_p)})"
     if found.verdict == "unresolved":
-        return (
-            f"The data do not resolve {found.a.label} from {found.b.label}: {found.a.label} is ahead by {value} in {on}."
-            if d.value
-            else f"The data do not resolve {found.a.label} from {found.b.label}: no difference in {on}."
-        )
-    return f"{found.a.label} beat {found.b.label} by {value} in {on}."
+        lead = f"{first} is ahead by {value} in {on}" if d.value else f"no difference in {on}"
+        return f"The data do not resolve {first} from {second}: {lead}."
+    return f"{first} beat {second} by {value} in {on}."
 
 
 def _verdicts(facts: Facts, objective: str | None) -> list[str]:
@@ -126,41 +125,38 @@ def _verdicts(facts: Facts, objective: str | None) -> list[str]:
         return ["No trial has reached an objective yet: there is no answer so far."]
     if not objective_source(facts, objective):
         return [
-            f"The first objective, {_plain(objective)}, is not a score of documents: see the latency and memory figures "
-            "for its values; differences in it are not tested here."
+            f"The first objective, {_plain(objective)}, is not a score of documents: its values are among the latency "
+            "and memory figures, and differences in it are not tested here."
         ]
     found = compare_recipes(facts, objective)
     if not found:
-        have = [c.label for c in facts.recipes() if estimate_of(facts, c, objective)]
+        have = [c.label for c in facts.recipes() if objective_estimate(facts, c, objective) is not None]
         if len(have) == 1:
-            return [f"Only {have[0]} has final figures of {_plain(objective)}: there is nothing to compare it with yet."]
+            return [
+                f"Only {have[0]} has final figures of {_plain(objective)}: there is nothing to compare it with yet."
+            ]
         return [f"No recipe has final figures of {_plain(objective)} yet: there is no answer so far."]
     ranked = sorted(found, key=lambda c: (c.verdict == "unresolved", -abs(c.difference.value)))
-    sentences = [_verdict(facts, c, len(found)) for c in ranked[:_SHOWN_PAIRS]]
+    sentences = [_verdict(c, len(found)) for c in ranked[:_SHOWN_PAIRS]]
     if len(ranked) > _SHOWN_PAIRS:
         open_ = sum(c.verdict == "unresolved" for c in ranked)
-        sentences.append(f"Of all {len(ranked)} pairs of recipes {len(ranked) - open_} are resolved; the table has each.")
+        sentences.append(
+            f"Of all {len(ranked)} pairs of recipes {len(ranked) - open_} are resolved; the table has each."
+        )
     for c in found:
         shared, either = shared_documents(facts, c.a, c.b, objective)
         if shared < either:
-            sentences.append(f"{c.a.label} and {c.b.label} share {shared} of {either} documents; only these are compared.")
+            sentences.append(
+                f"{c.a.label} and {c.b.label} share {shared} of {either} documents; only these are compared."
+            )
     return sentences
-
-
-def estimate_of(facts: Facts, who: Contender, objective: str) -> bool:
-    """Whether a contender has a final value of the objective."""
-    from harness.report._compare import objective_estimate
-
-    return objective_estimate(facts, who, objective) is not None
 
 
 def _base_sentence(facts: Facts, objective: str) -> list[str]:
     found = against_base(facts, objective)
     if not found:
         return []
-    parts = [
-        f"{c.a.label} {difference_text(c)}{' (unresolved)' if c.verdict == 'unresolved' else ''}" for c in found
-    ]
+    parts = [f"{c.a.label} {difference_text(c)}{' (unresolved)' if c.verdict == 'unresolved' else ''}" for c in found]
     return [f"Against the base model, {_plain(objective)} changed: {'; '.join(parts)}."]
 
 
@@ -175,12 +171,15 @@ def _benchmark_sentences(facts: Facts) -> list[str]:
             sentences.append(f"Against base, {listed(parts)}.")
     unresolved = [c for c in found if c.verdict == "unresolved"]
     if unresolved:
-        widest = max(unresolved, key=lambda c: -c.difference.low if not math.isnan(c.difference.low) else 0.0)
         scope = "all" if len(unresolved) == len(found) else f"{len(unresolved)} of"
-        sentences.append(
-            f"On benchmarks and judged quality {scope} {len(found)} differences from base are unresolved; the largest loss "
-            f"they leave open is {number(max(0.0, -widest.difference.low))} ({widest.a.label} on {widest.what})."
-        )
+        sentence = f"On benchmarks and judged quality {scope} {len(found)} differences from base are unresolved"
+        # Ratings have other scales: only benchmarks, all in [0, 1], can be ranked by their loss.
+        scored = [c for c in unresolved if c.what not in ("helpfulness", "harmlessness") and c.difference.low < 0]
+        if scored:
+            widest = min(scored, key=lambda c: c.difference.low)
+            worst = f"{number(-widest.difference.low)} ({widest.a.label} on {widest.what})"
+            sentence += f"; the largest benchmark loss they leave open is {worst}"
+        sentences.append(sentence + ".")
     return sentences
 
 
@@ -197,12 +196,10 @@ def _gap_sentence(facts: Facts) -> list[str]:
         found = over_optimisation(facts, who)
         if found is not None:
             learned, gold, gap = found
-            state = (
-                "over-optimised" if gap.low > 0 else "not over-optimised" if gap.high < 0 else "gap unresolved"
-            )
+            state = "over-optimised" if gap.low > 0 else "not over-optimised" if gap.high < 0 else "gap unresolved"
             parts.append(
-                f"{who.label} gained {number(learned.value, 2)} by the reward model and {number(gold.value, 2)} by gold, gap "
-                f"{number(gap.value, 2)} [{number(gap.low, 2)}, {number(gap.high, 2)}] ({state})"
+                f"{who.label} gained {number(learned.value, 2)} by the reward model and {number(gold.value, 2)} by "
+                f"gold, gap {number(gap.value, 2)} [{number(gap.low, 2)}, {number(gap.high, 2)}] ({state})"
             )
     if not parts:
         return []
@@ -256,9 +253,7 @@ def _basis(facts: Facts, objective: str | None) -> list[str]:
     if seeds and max(seeds) == 1:
         sentences.append("With one seed the intervals cannot hold the variation from training again.")
     if "bundled" in facts.data.lower():
-        sentences.append(
-            "The benchmark figures come from small bundled sets in the benchmarks' formats, not from the official benchmarks."
-        )
+        sentences.append("Benchmark figures come from small bundled sets in their formats, not the official benchmarks.")
     elif facts.data:
         sentences.append(f"Data source: {facts.data}.")
     sentences.append(_failure_sentence(facts))

@@ -29,7 +29,7 @@
     for (const key of Object.keys(layout)) {
       if (!/^[xy]axis\d*$/.test(key)) continue;
       const axis = layout[key];
-      Object.assign(axis, { gridcolor: t.grid, zerolinecolor: t.muted, linecolor: t.grid, tickcolor: t.grid, automargin: true });
+      Object.assign(axis, { gridcolor: t.grid, zerolinecolor: t.muted, linecolor: t.grid, tickcolor: t.grid, automargin: true, exponentformat: "e" });
       axis.zeroline = axis.zeroline ?? false;
       axis.title = { ...(axis.title || {}), font: { color: t.muted, size: narrow ? 11 : 12.5 } };
       if (narrow && axis.title.text && key.startsWith("y")) axis.title.standoff = 4;
@@ -54,10 +54,17 @@
     return figures[id][select ? Number(select.value) : 0];
   };
 
+  const dataOf = (figure) => {
+    const traces = structuredClone(figure.data);
+    // An interval must be seen against its own bar and against the ground.
+    for (const trace of traces) if (trace.type === "bar" && trace.error_y) trace.error_y.color = theme().text;
+    return traces;
+  };
+
   const draw = async (id) => {
     const box = document.getElementById(id);
     const figure = chosen(id);
-    await Plotly.react(box, figure.data, layoutOf(figure, box.clientWidth), config);
+    await Plotly.react(box, dataOf(figure), layoutOf(figure, box.clientWidth), config);
     box.dataset.drawn = String(figure.label ?? "");
   };
 

@@ -1,7 +1,5 @@
 """From shards to the database: each batch once, whole, and to the same content whatever the order of arrival."""
 
-# ruff: noqa: S608  # table and column names come from the schema; values are bound as parameters
-
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path

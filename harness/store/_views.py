@@ -1,7 +1,5 @@
 """The public views: what `harness sql`, the report and users' own tools read. Their names and columns stay stable."""
 
-# ruff: noqa: S608  # table and column names come from the schema; values are bound as parameters
-
 from dataclasses import dataclass
 
 from harness.store._schema import TABLES

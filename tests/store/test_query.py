@@ -90,7 +90,7 @@ def test_with_nothing_measured_it_tells_what_to_do(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "harness.duckdb").write_text("x" * 5000)
-    with pytest.raises(UserError, match="harness.duckdb"):
+    with pytest.raises(UserError, match=r"harness\.duckdb"):
         run_sql(tmp_path, "FROM suites")
 
 

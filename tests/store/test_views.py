@@ -126,14 +126,12 @@ def test_samples_keep_what_the_model_said(store: Store) -> None:
 
 
 def test_profiles_are_percentiles_over_repeats(store: Store) -> None:
-    (row,) = store.query(
-        "FROM profiles WHERE target = 'cpu-bf16' AND metric = 'tpot_ms' AND setting = 'batch=8' ORDER BY artifact LIMIT 1"
-    ).to_dicts()
+    which = "metric = 'tpot_ms' AND setting = 'batch=8'"
+    (row,) = store.query(f"FROM profiles WHERE target = 'cpu-bf16' AND {which} ORDER BY artifact LIMIT 1").to_dicts()
     values = [
         r[0]
         for r in store.query(
-            "SELECT value FROM raw.profile_samples WHERE measurement = ? AND metric = 'tpot_ms' AND setting = 'batch=8'",
-            [row["measurement"]],
+            f"SELECT value FROM raw.profile_samples WHERE measurement = ? AND {which}", [row["measurement"]]
         ).rows()
     ]
     assert row["n"] == len(values) == 5

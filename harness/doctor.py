@@ -1,0 +1,280 @@
+"""What this machine has, and what each missing thing would enable. Importing this imports no torch."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import psutil
+from packaging.requirements import Requirement
+
+from harness.data import BUNDLED_FOLDER
+from harness.models import BUNDLED_MODELS, cache_folder, model_problem
+from harness.targets import Target, fast_bf16, machine, target_problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Finding", "State", "diagnose", "print_doctor"]
+
+State = Literal["ok", "missing", "warn"]
+
+_PACKAGE = "posttrain-harness"
+_HUB = "https://huggingface.co"
+_REACH_S = 2.0
+_LOW_MEMORY_GB = 8
+_LOW_DISK_GB = 10
+
+_EXTRAS: tuple[tuple[str, str, str], ...] = (
+    ("torch-tensorrt", "torch_tensorrt", "TensorRT on NVIDIA GPUs: pip install torch-tensorrt"),
+    ("bitsandbytes", "bitsandbytes", "4-bit (NF4) training and inference: pip install bitsandbytes"),
+    ("torchao", "torchao", "int8 and int4 quantisation, quantisation-aware training: pip install torchao"),
+    ("llmcompressor", "llmcompressor", "GPTQ, SparseGPT and Wanda compression: pip install llmcompressor"),
+)
+"""Distribution, module, what it would enable."""
+
+_SERVING = ("fastapi", "uvicorn", "openai")
+"""Modules of the extra `transformers[serving]` that a server cannot start without."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `missing` is not there, `warn` is there and not as it should be; `enables` says what it is for."""
+
+    section: str
+    name: str
+    state: State
+    detail: str
+    enables: str = ""
+
+
+def diagnose(network: bool) -> list[Finding]:
+    """Look at this machine; a few seconds, most of them torch's import.
+
+    Args:
+        network: ask whether the hub answers (2 s to connect, 2 s to answer at most).
+    """
+    return [
+        *_hardware(),
+        *_packages(),
+        *_models(),
+        *_data(network),
+        *_extras(),
+        *_targets(),
+    ]
+
+
+def _hardware() -> Iterator[Finding]:
+    found = machine()
+    section = "hardware"
+    yield Finding(section, "cpu", "ok", f"{found['cpu'] or 'unknown'}, {found['cores']} cores, {found['system']}")
+    memory = psutil.virtual_memory()
+    total, free = memory.total / 2**30, memory.available / 2**30
+    low = total < _LOW_MEMORY_GB
+    yield Finding(
+        section,
+        "memory",
+        "warn" if low else "ok",
+        f"{total:.1f} GB, {free:.1f} GB free",
+        f"full fine-tuning of the bundled model wants {_LOW_MEMORY_GB} GB" if low else "",
+    )
+    if fast_bf16():
+        yield Finding(section, "AMX", "ok", "bfloat16 in hardware")
+    else:
+        yield Finding(section, "AMX", "missing", "no amx_bf16", "bfloat16 on the CPU faster than float32")
+    load = psutil.getloadavg()[0]
+    busy = load > 0.5 * (os.cpu_count() or 1)
+    yield Finding(
+        section,
+        "load",
+        "warn" if busy else "ok",
+        f"{load:.1f}",
+        "latency figures that others can repeat" if busy else "",
+    )
+    yield _gpu()
+    place = _existing(cache_folder())
+    for name, folder in (("disk (here)", Path.cwd()), ("disk (cache)", place)):
+        left = shutil.disk_usage(folder).free / 2**30
+        low = left < _LOW_DISK_GB
+        yield Finding(
+            section, name, "warn" if low else "ok", f"{left:.0f} GB free", "room for artifacts" if low else ""
+        )
+
+
+def _existing(folder: Path) -> Path:
+    return next(f for f in (folder, *folder.parents) if f.exists())
+
+
+def _gpu() -> Finding:
+    if problem := _torch_problem():
+        return Finding("hardware", "gpu", "missing", problem, "CUDA targets")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("hardware", "gpu", "missing", "torch sees no CUDA device", "CUDA targets, AWQ, FP8, TensorRT")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return Finding("hardware", "gpu", "ok", ", ".join(names))
+
+
+def _torch_problem() -> str | None:
+    try:
+        import torch  # noqa: F401  (whether it can be imported is the question)
+    except (ImportError, OSError) as error:
+        # A library that torch was linked against and that is not there is an OSError.
+        return f"torch cannot be imported: {error}"
+    return None
+
+
+def _packages() -> Iterator[Finding]:
+    section = "packages"
+    yield Finding(section, "python", "ok", f"{platform.python_version()} ({sys.executable})")
+    try:
+        needed = importlib.metadata.requires(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding(section, _PACKAGE, "missing", "not installed", "checks of versions: pip install -e .")
+        return
+    for text in needed:
+        requirement = Requirement(text)
+        # Markers that hold without any extra: extras have a section of their own.
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _package(requirement)
+
+
+def _package(requirement: Requirement) -> Finding:
+    wanted = f"needs {requirement.specifier}" if requirement.specifier else ""
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("packages", requirement.name, "missing", wanted, f"pip install '{requirement}'")
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Finding("packages", requirement.name, "warn", f"{version}, {wanted}", f"pip install '{requirement}'")
+    return Finding("packages", requirement.name, "ok", version)
+
+
+def _models() -> Iterator[Finding]:
+    for name in BUNDLED_MODELS:
+        if problem := model_problem(name):
+            yield Finding("models", name, "missing", problem, "the default suites, without a network")
+        elif any((cache_folder() / "models").glob(f"{name}-v*/config.json")):
+            yield Finding("models", name, "ok", f"converted, in {cache_folder() / 'models'}")
+        else:
+            yield Finding("models", name, "ok", "installed; converted on first use (about 20 s)")
+
+
+def _data(network: bool) -> Iterator[Finding]:
+    sets = sorted(str(p.parent.relative_to(BUNDLED_FOLDER)) for p in BUNDLED_FOLDER.glob("*/*/README.md"))
+    yield Finding(
+        "data", "bundled", "ok" if sets else "missing", ", ".join(sets) or "none", "" if sets else "--data bundled"
+    )
+    if not network:
+        yield Finding("data", "hub", "warn", "not asked", "--data hub, hub models")
+        return
+    problem = _hub_problem(os.environ.get("HF_ENDPOINT") or _HUB)
+    if problem is None:
+        yield Finding("data", "hub", "ok", "answers")
+    else:
+        yield Finding(
+            "data", "hub", "missing", problem, "--data hub, hub models; a mirror folder works without: --data DIR"
+        )
+
+
+def _hub_problem(address: str) -> str | None:
+    if not address.startswith(("https://", "http://")):
+        return f"HF_ENDPOINT is not a web address: {address}"
+    request = urllib.request.Request(address, method="HEAD")  # noqa: S310 (the scheme is checked above)
+    try:
+        with urllib.request.urlopen(request, timeout=_REACH_S):  # noqa: S310 (as above)
+            return None
+    except urllib.error.HTTPError as error:
+        return None if error.code < 500 else f"{address} answers {error.code}"
+    except (urllib.error.URLError, OSError) as error:
+        return f"{address} cannot be reached: {getattr(error, 'reason', error)}"
+
+
+def _extras() -> Iterator[Finding]:
+    for distribution, module, enables in _EXTRAS:
+        if importlib.util.find_spec(module) is None:
+            yield Finding("extras", distribution, "missing", "not installed", enables)
+        else:
+            yield Finding("extras", distribution, "ok", importlib.metadata.version(distribution))
+    absent = [m for m in _SERVING if importlib.util.find_spec(m) is None]
+    serving = "an OpenAI-compatible server: pip install 'transformers[serving]'"
+    if absent:
+        yield Finding("extras", "transformers serving", "missing", f"without {', '.join(absent)}", serving)
+    else:
+        yield Finding("extras", "transformers serving", "ok", "installed")
+    browser = _chromium()
+    if browser:
+        yield Finding("extras", "chromium", "ok", browser)
+    else:
+        enables = "the tests that open a report in a browser: playwright install chromium"
+        yield Finding("extras", "chromium", "missing", "not found", enables)
+
+
+def _chromium() -> str | None:
+    for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
+        if path := shutil.which(name):
+            return path
+    own = os.environ.get("PLAYWRIGHT_BROWSERS_PATH")
+    folder = Path(own) if own and own != "0" else Path.home() / ".cache" / "ms-playwright"
+    found = sorted(folder.glob("chromium*"))
+    return str(found[-1]) if found else None
+
+
+def _candidates() -> Sequence[Target]:
+    return (
+        Target(name="cpu float32"),
+        Target(name="cpu bfloat16", dtype="bfloat16"),
+        Target(name="cpu float32 inductor", backend="inductor"),
+        Target(name="cuda float32", device="cuda"),
+        Target(name="cuda bfloat16", device="cuda", dtype="bfloat16"),
+        Target(name="cuda float16", device="cuda", dtype="float16"),
+        Target(name="cuda bfloat16 inductor", device="cuda", dtype="bfloat16", backend="inductor"),
+    )
+
+
+def _targets() -> Iterator[Finding]:
+    broken = _torch_problem()
+    for target in _candidates():
+        problem = broken or target_problem(target)
+        if problem:
+            yield Finding("targets", target.name, "missing", problem)
+        elif target.backend == "inductor" and target.device == "cpu" and not _compiler():
+            yield Finding("targets", target.name, "missing", "no C++ compiler", "compiled forward passes: install g++")
+        elif target.dtype == "bfloat16" and target.device == "cpu" and not fast_bf16():
+            yield Finding("targets", target.name, "warn", "runs, slower than float32 without AMX")
+        else:
+            yield Finding("targets", target.name, "ok", "runs here")
+
+
+def _compiler() -> str | None:
+    return next((p for n in (os.environ.get("CXX") or "g++", "g++", "clang++") if (p := shutil.which(n))), None)
+
+
+def print_doctor(console: "Console", findings: Sequence[Finding]) -> None:
+    """A table a section; what a finding says is printed as it is, never as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"ok": "green", "missing": "yellow", "warn": "red"}
+    for section in dict.fromkeys(f.section for f in findings):
+        table = Table(title=section, title_justify="left", box=None, show_header=False, pad_edge=False)
+        for finding in (f for f in findings if f.section == section):
+            told = finding.detail
+            if finding.enables:
+                told = (
+                    f"{told}; would enable {finding.enables}"
+                    if finding.state == "missing"
+                    else f"{told}; {finding.enables}"
+                )
+            table.add_row(Text(finding.state, style=styles[finding.state]), Text(finding.name), Text(told))
+        console.print(table)
+        console.print()

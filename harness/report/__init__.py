@@ -1,0 +1,66 @@
+"""The report of a sweep: one self-contained HTML page, and the answer in a paragraph; reads the store only."""
+
+import datetime
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.store import Store
+
+__all__ = ["answer", "write_report"]
+
+SAMPLES = 120
+"""Documents in the sample browser, unless asked otherwise."""
+
+
+def write_report(
+    store: "Store", sweep: str, out: Path, *, samples: int = SAMPLES, now: datetime.datetime | None = None
+) -> Path:
+    """Write a sweep's report, finished or not, and return where it is.
+
+    Args:
+        store: its shards are ingested first.
+        sweep: the sweep's id.
+        out: a folder, in which `<suite>.html` is written anew each time, or a path that ends in `.html`.
+        samples: documents in the sample browser at most, shared between the tasks.
+        now: the time that stands in the page; the present one if not given.
+
+    Raises:
+        UserError: no such sweep, or `out` cannot be written.
+    """
+    from harness.report._page import page
+    from harness.report._queries import read_facts
+
+    if samples < 1:
+        raise UserError(f"samples: expected at least 1, got {samples}")
+    store.ingest()
+    facts = read_facts(store, sweep)
+    path = Path(out)
+    if path.suffix.lower() != ".html":
+        path /= f"{facts.suite}.html"
+    text = page(store, facts, samples=samples, now=now or datetime.datetime.now(datetime.UTC))
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A lone surrogate, which a byte-level tokenizer can leave in a response, has no UTF-8.
+        aside.write_text(text, encoding="utf-8", errors="replace")
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write the report to {path}: {error}; give another place with --reports") from error
+    return path
+
+
+def answer(store: "Store", sweep: str) -> str:
+    """The answer to the suite's question in one paragraph, with its uncertainty.
+
+    Raises:
+        UserError: no such sweep.
+    """
+    from harness.report._queries import read_facts
+    from harness.report._words import words
+
+    store.ingest()
+    return words(read_facts(store, sweep)).text()

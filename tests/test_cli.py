@@ -1,0 +1,95 @@
+"""The command line: frozen, instant, and clear about bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli import build_parser, main
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_command_line_is_frozen() -> None:
+    """Scripts of users depend on these words; a change here is a change for them, and wants a line in the CHANGELOG."""
+    parser = build_parser()
+    commands = next(a for a in parser._actions if a.dest == "command").choices
+    assert commands is not None
+    found = {
+        name: sorted(s for a in sub._actions for s in (a.option_strings or [a.dest]) if s not in ("-h", "--help"))
+        for name, sub in dict(commands).items()
+    }
+    assert found == {
+        "plan": ["--data", "--results", "--set", "suite"],
+        "sweep": ["--data", "--dry-run", "--reports", "--results", "--set", "--workers", "suite"],
+        "status": ["--results"],
+        "report": ["--reports", "--results", "sweep"],
+        "sql": ["--format", "--results", "query"],
+        "list": ["--data", "what"],
+        "doctor": ["--offline"],
+        "schema": [],
+    }
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["--version"]])
+def test_help_imports_no_heavy_library(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom harness.cli import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'optuna', 'polars', 'duckdb', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_suite_is_refused_with_its_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = tmp_path / "bad.yaml"
+    suite.write_text(
+        "name: bad\nmodels: [smollm2-135m-instruct]\nrecipes:\n  sft:\n    - sft: {learning_rat: 1e-5}\n"
+        "measure: {gold: {}}\nbudget: {trials_per_cell: 0}\n"
+    )
+    assert main(["plan", str(suite), "--results", str(tmp_path / "results")]) == 2
+    said = capsys.readouterr().err
+    assert f"{suite}:5:" in said
+    assert "did you mean learning_rate?" in said
+    assert f"{suite}:7:" in said
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_missing_suite_and_an_empty_store_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(tmp_path / "none.yaml")]) == 2
+    for command in (["status"], ["report"], ["sql", "FROM scores"]):
+        assert main([*command, "--results", str(tmp_path / "nothing")]) == 2
+        assert "harness sweep" in capsys.readouterr().err
+
+
+def test_a_task_the_source_lacks_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "name: s\nmodels: [smollm2-135m-instruct]\nrecipes:\n  sft: [{sft: {}}]\n"
+        "measure: {tasks: {mmlu: {}, winogrande: {}}}\nbudget: {trials_per_cell: 1}\n"
+    )
+    assert main(["plan", str(suite), "--results", str(tmp_path / "results")]) == 2
+    said = capsys.readouterr().err
+    assert "mmlu_nutrition" in said
+    assert "winogrande" in said
+    assert "--data hub" in said
+
+
+def test_schema_is_the_shipped_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((ROOT / "harness" / "suite.schema.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("what", "word"), [("methods", "ppo"), ("models", "smollm2-135m-instruct"), ("tasks", "gsm8k")]
+)
+def test_list(what: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", what]) == 0
+    assert word in capsys.readouterr().out

@@ -1,0 +1,173 @@
+"""The whole loop on a tiny model: real stages, real workers, a real store; kills, resumes and failures included."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.store import Store
+from harness.suite import load_suite
+
+ROOT = Path(__file__).parent.parent
+
+SUITE = """
+name: tiny
+question: Does the loop hold?
+models: [{model}]
+recipes:
+  sft: [{{sft: {{steps: 2, batch_size: 2}}}}]
+  dpo:
+    - use: sft
+    - dpo: {{steps: 2, batch_size: 2, learning_rate: {{min: 1e-5, max: 1e-3, log: true}}}}
+  ppo:
+    - use: sft
+    - reward_model: {{steps: 2, batch_size: 2, held_out_pairs: 2}}
+    - ppo: {{iterations: 1, rollout_batch_size: 4, minibatch_size: 2, max_new_tokens: 6, kl_coef: {{min: 0.05, max: 0.2}}}}
+targets: [{{name: cpu, device: cpu, dtype: float32}}]
+measure:
+  tasks: {{truthfulqa_mc1: {{limit: 6}}}}
+  gold: {{limit: 8, max_new_tokens: 6}}
+objectives: {{gold_reward: maximize}}
+precision: float32
+seeds: [0, 1]
+budget: {{trials_per_cell: 2}}
+"""
+
+TRIALS = "SELECT recipe, trial, seed, phase, state, settings, objectives, artifact FROM trials ORDER BY ALL"
+SCORES = "SELECT recipe, trial, seed, phase, split, task, metric, value, n, measurement FROM scores ORDER BY ALL"
+
+
+def _command(suite: Path, results: Path, *more: str) -> list[str]:
+    places = ["--results", str(results), "--reports", str(results / "reports")]
+    return [sys.executable, "-m", "harness.cli", "sweep", str(suite), *places, *more]
+
+
+def _run(suite: Path, results: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    command = _command(suite, results, *more)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def suite_file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "tiny.yaml"
+    path.write_text(SUITE.format(model=tiny_model))
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(
+    suite_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+    results = tmp_path_factory.mktemp("swept")
+    return results, _run(suite_file, results)
+
+
+def _rows(results: Path, sql: str) -> list[Any]:
+    store = Store(results)
+    store.ingest()
+    return store.query(sql).rows()
+
+
+def test_a_sweep_answers(swept: tuple[Path, "subprocess.CompletedProcess[str]"], suite_file: Path) -> None:
+    results, done = swept
+    assert done.returncode == 0, done.stderr
+    assert "Report: " in done.stdout
+    assert (results / "reports" / "tiny.html").stat().st_size > 100_000
+    states = _rows(results, "SELECT recipe, phase, state, count(*) FROM trials GROUP BY ALL ORDER BY ALL")
+    assert states == [
+        ("base", "final", "complete", 1),
+        ("dpo", "final", "complete", 2),
+        ("dpo", "tune", "complete", 2),
+        ("ppo", "final", "complete", 2),
+        ("ppo", "tune", "complete", 2),
+        ("sft", "final", "complete", 2),
+    ]
+    # SFT and the reward model are shared between recipes and trials: 2 seeds each, and 2 + 1 of DPO and of PPO.
+    computed = _rows(results, "SELECT method, count(*) FROM stages GROUP BY ALL ORDER BY ALL")
+    assert computed == [("dpo", 3), ("ppo", 3), ("reward_model", 2), ("sft", 2)]
+    assert _rows(results, "SELECT count(*) FROM failures") == [(0,)]
+    assert load_suite(suite_file).sweep_id() == _rows(results, "SELECT sweep FROM suites")[0][0]
+
+
+def test_tuning_never_sees_final_documents(swept: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    results, _ = swept
+    assert _rows(results, "SELECT DISTINCT phase, split FROM scores ORDER BY ALL") == [
+        ("final", "final"),
+        ("tune", "tune"),
+    ]
+    mixed = "SELECT count(*) FROM (SELECT document FROM samples GROUP BY document HAVING count(DISTINCT half) > 1)"
+    assert _rows(results, mixed) == [(0,)]
+
+
+def test_the_chosen_trial_is_the_best_of_the_tuning_half(
+    swept: tuple[Path, "subprocess.CompletedProcess[str]"],
+) -> None:
+    results, _ = swept
+    for recipe in ("dpo", "ppo"):
+        tuned = _rows(results, f"SELECT trial, objectives FROM trials WHERE recipe = '{recipe}' AND phase = 'tune'")
+        best = max(tuned, key=lambda row: (json.loads(row[1])["gold_reward"], -row[0]))[0]
+        final = _rows(results, f"SELECT DISTINCT trial FROM trials WHERE recipe = '{recipe}' AND phase = 'final'")
+        assert final == [(best,)]
+
+
+def test_every_model_is_scored_by_the_reward_model_and_base_has_no_kl(
+    swept: tuple[Path, "subprocess.CompletedProcess[str]"],
+) -> None:
+    results, _ = swept
+    figures = "SELECT recipe, metric, avg(value) FROM scores WHERE phase = 'final' AND task = 'gold' GROUP BY ALL"
+    found = {(r, m): v for r, m, v in _rows(results, figures)}
+    assert {r for r, m in found if m == "rm_reward"} == {"base", "sft", "dpo", "ppo"}
+    assert found["base", "kl"] == 0.0
+    assert found["sft", "kl"] != 0.0
+
+
+def test_again_recomputes_nothing(swept: tuple[Path, "subprocess.CompletedProcess[str]"], suite_file: Path) -> None:
+    results, _ = swept
+    before = _rows(results, TRIALS), _rows(results, SCORES), _rows(results, "SELECT count(*) FROM stages")
+    done = _run(suite_file, results)
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was left to compute." in done.stdout
+    assert (_rows(results, TRIALS), _rows(results, SCORES), _rows(results, "SELECT count(*) FROM stages")) == before
+
+
+def test_a_killed_sweep_resumes_to_the_identical_tables(
+    swept: tuple[Path, "subprocess.CompletedProcess[str]"], suite_file: Path, tmp_path: Path
+) -> None:
+    whole, _ = swept
+    for _ in range(2):
+        child = subprocess.Popen(
+            _command(suite_file, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        before = len(list((tmp_path / "artifacts").glob("*/stage.json")))
+        deadline = time.monotonic() + 120
+        while len(list((tmp_path / "artifacts").glob("*/stage.json"))) < before + 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    done = _run(suite_file, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert _rows(tmp_path, TRIALS) == _rows(whole, TRIALS)
+    assert _rows(tmp_path, SCORES) == _rows(whole, SCORES)
+
+
+def test_a_failing_recipe_is_a_row_and_does_not_stop_the_others(suite_file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    text = suite_file.read_text().replace("sft: {steps: 2, batch_size: 2}", "sft: {steps: 2, batch_size: 2}", 1)
+    text = text[: text.index("  ppo:")] + (
+        "  broken: [{sft: {steps: 3, batch_size: 2, learning_rate: 1e30}}]\n" + text[text.index("targets:") :]
+    )
+    bad.write_text(text)
+    done = _run(bad, tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    assert "infeasible" in done.stderr
+    rows = _rows(tmp_path / "results", "SELECT recipe, kind, message <> '', traceback <> '' FROM failures GROUP BY ALL")
+    assert rows == [("broken", "infeasible", True, True)]
+    states = _rows(tmp_path / "results", "SELECT DISTINCT recipe, state FROM trials WHERE phase = 'final' ORDER BY ALL")
+    assert states == [("base", "complete"), ("broken", "infeasible"), ("dpo", "complete"), ("sft", "complete")]
+    assert (tmp_path / "results" / "reports" / "tiny.html").is_file()
