@@ -117,11 +117,16 @@ class _Sweep:
         )
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for cell in self.plan.cells:
-                group.create_task(self._cell(cell.recipe, cell.model))
-            for model in self.suite.models:
-                group.create_task(self._base(model))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for cell in self.plan.cells:
+                    group.create_task(self._cell(cell.recipe, cell.model))
+                for model in self.suite.models:
+                    group.create_task(self._base(model))
+        finally:
+            # Shared work is shielded from the run that happened to start it; nothing shields it from the sweep's end.
+            for task in [*self._stages.values(), *self._measures.values()]:
+                task.cancel()
 
     async def _base(self, model: str) -> None:
         await self._final("base", model, 0, {}, self.suite.seeds[0])

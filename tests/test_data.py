@@ -13,7 +13,8 @@ def _mirror(folder: Path, rows: str) -> DataSource:
     place = folder / "org" / "set"
     place.mkdir(parents=True, exist_ok=True)
     (place / "README.md").write_text(
-        "---\nconfigs:\n  - config_name: default\n    data_files:\n      - split: train\n        path: train.jsonl\n---\n"
+        "---\nconfigs:\n  - config_name: default\n    data_files:\n"
+        "      - split: train\n        path: train.jsonl\n---\n"
     )
     (place / "train.jsonl").write_text(rows)
     return DataSource(str(folder))

@@ -28,7 +28,8 @@ recipes:
   ppo:
     - use: sft
     - reward_model: {{steps: 2, batch_size: 2, held_out_pairs: 2}}
-    - ppo: {{iterations: 1, rollout_batch_size: 4, minibatch_size: 2, max_new_tokens: 6, kl_coef: {{min: 0.05, max: 0.2}}}}
+    - ppo:
+        {{iterations: 1, rollout_batch_size: 4, minibatch_size: 2, max_new_tokens: 6, kl_coef: {{min: 0.05, max: 0.2}}}}
 targets: [{{name: cpu, device: cpu, dtype: float32}}]
 measure:
   tasks: {{truthfulqa_mc1: {{limit: 6}}}}
@@ -154,6 +155,20 @@ def test_a_killed_sweep_resumes_to_the_identical_tables(
     assert done.returncode == 0, done.stderr
     assert _rows(tmp_path, TRIALS) == _rows(whole, TRIALS)
     assert _rows(tmp_path, SCORES) == _rows(whole, SCORES)
+
+
+def test_a_terminated_sweep_stops_at_once_and_says_how_to_go_on(suite_file: Path, tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        _command(suite_file, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "artifacts").glob("*/stage.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.terminate()
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "the same command goes on" in said
+    assert _rows(tmp_path, "SELECT state FROM suites") == [("interrupted",)]
 
 
 def test_a_failing_recipe_is_a_row_and_does_not_stop_the_others(suite_file: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class LocalExecutor:
         self._limit = workers
         self._slots = asyncio.Semaphore(workers)
         self._alone = asyncio.Lock()
+        self._closed = False
         self._idle: list[asyncio.subprocess.Process] = []
         self._all: set[asyncio.subprocess.Process] = set()
 
@@ -54,7 +55,10 @@ class LocalExecutor:
     async def run(self, spec: Spec, report: Report) -> Result:
         """Run one spec in a worker; a crash of the process is retried once, then returned as `crash`."""
         async with self._place(alone=isinstance(spec, MeasureSpec) and spec.alone):
+            code = 0
             for _ in range(_ATTEMPTS):
+                if self._closed:
+                    raise asyncio.CancelledError
                 code, result = await self._attempt(spec, report)
                 if result is not None:
                     return result
@@ -106,6 +110,7 @@ class LocalExecutor:
 
     async def close(self) -> None:
         """End the workers, also those at work."""
+        self._closed = True
         for process in self._all:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

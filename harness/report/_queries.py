@@ -95,15 +95,15 @@ class Facts:
         return dict.fromkeys((name for one in reached for name in one), "maximize")
 
     @property
-    def target(self) -> str | None:
-        """The target whose scores are compared: the one the suite names for quality, else its first measured."""
+    def target(self) -> str:
+        """The target whose scores are compared: the suite's for quality, else its first measured; "" for none."""
         measured = {*self.documents["target"].to_list(), *self.scores["target"].to_list()}
         measure, listed = self.settings.get("measure"), self.settings.get("targets")
         wanted = [measure.get("quality_target")] if isinstance(measure, dict) else []
         wanted += [t.get("name") for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
         # Without a suite's order, the one where most was measured; ties by name.
         counts = {t: self.scores.filter(self.scores["target"] == t).height for t in sorted(measured)}
-        return next((str(t) for t in wanted if t in measured), max(counts, key=lambda t: counts[t], default=None))
+        return next((str(t) for t in wanted if t in measured), max(counts, key=lambda t: counts[t], default=""))
 
     def base_of(self, contender: Contender) -> Contender | None:
         """The untouched model this contender started from, if it was measured."""

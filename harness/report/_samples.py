@@ -71,7 +71,7 @@ def sample_browser(store: "Store", facts: Facts, limit: int) -> Html:
     """At most `limit` documents, shared evenly between the tasks; those on which the recipes differ most come first."""
     import polars as pl
 
-    if facts.target is None:
+    if not facts.target:
         return empty("Samples", "No final run has stored a sample yet.")
     rows = store.query(_TEXTS, {"sweep": facts.sweep, "target": facts.target})
     if rows.is_empty():

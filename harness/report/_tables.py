@@ -126,7 +126,7 @@ def _profile(facts: Facts, who: Contender) -> list[tuple[str, Html | None]]:
 
     mine = facts.profiles.filter(pl.col("label") == who.label).sort("seed")
     targets = mine["target"].to_list()
-    target = facts.target if facts.target in targets else (targets[0] if targets else None)
+    target = facts.target if facts.target in targets else (targets[0] if targets else "")
     found: list[tuple[str, Html | None]] = []
     for metric, name in (("e2e_ms", "latency, ms"), ("peak_rss_mb", "peak memory, MiB"), ("weight_mb", "weights, MiB")):
         rows = mine.filter((pl.col("target") == target) & (pl.col("metric") == metric)).sort("setting")

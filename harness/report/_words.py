@@ -253,7 +253,9 @@ def _basis(facts: Facts, objective: str | None) -> list[str]:
     if seeds and max(seeds) == 1:
         sentences.append("With one seed the intervals cannot hold the variation from training again.")
     if "bundled" in facts.data.lower():
-        sentences.append("Benchmark figures come from small bundled sets in their formats, not the official benchmarks.")
+        sentences.append(
+            "Benchmark figures come from small bundled sets in their formats, not the official benchmarks."
+        )
     elif facts.data:
         sentences.append(f"Data source: {facts.data}.")
     sentences.append(_failure_sentence(facts))

@@ -45,6 +45,7 @@
     showSendToCloud: false,
     showLink: false,
     plotlyServerURL: "",
+    typesetMath: false,
     displayModeBar: "hover",
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
   };

@@ -15,8 +15,10 @@ def derive(source: Store, results: Path, changes: Mapping[str, Change]) -> Store
     frames = {}
     for name, table in TABLES.items():
         columns = ", ".join(f'"{c}"' for c in table.names)
-        frame = source.query(f"SELECT {columns} FROM raw.{name} ORDER BY batch, batch_row")  # noqa: S608  # our own names
-        frame = frame.with_columns(pl.col(c.name).dt.replace_time_zone("UTC") for c in table.columns if c.kind == "time")
+        frame = source.query(f"SELECT {columns} FROM raw.{name} ORDER BY batch, batch_row")
+        frame = frame.with_columns(
+            pl.col(c.name).dt.replace_time_zone("UTC") for c in table.columns if c.kind == "time"
+        )
         frames[name] = changes.get(name, lambda f: f)(frame)
     store = Store(results)
     store.append_many({n: f.to_dicts() for n, f in frames.items() if not f.is_empty()})

@@ -21,8 +21,8 @@ from tests.store.scenario import SWEEP
 def _gold(store: Store, recipe: str) -> dict[str, list[float]]:
     """Straight from the views: document → final gold reward over seeds, on the first target."""
     rows = store.query(
-        "SELECT s.document, l.seed, s.score FROM (SELECT DISTINCT seed, measurement, target FROM scores WHERE recipe = ? "
-        "AND phase = 'final' AND target = 'cpu-fp32' AND task = 'gold') l JOIN samples s USING (measurement, target) "
+        "SELECT s.document, l.seed, s.score FROM (SELECT DISTINCT seed, measurement, target FROM scores "
+        "WHERE recipe = ? AND phase = 'final' AND target = 'cpu-fp32' AND task = 'gold') l JOIN samples s USING (measurement, target) "
         "WHERE s.metric = 'gold_reward' AND s.half = 'final' ORDER BY s.document, l.seed",
         [recipe],
     )
@@ -50,7 +50,8 @@ def _with_suite(store: Store, results: Path, **changes: object) -> Store:
 
 def test_verdict_is_the_paired_difference(store: Store) -> None:
     expected = paired_difference(
-        {f"gold/{d}": s for d, s in _gold(store, "ppo").items()}, {f"gold/{d}": s for d, s in _gold(store, "dpo").items()}
+        {f"gold/{d}": s for d, s in _gold(store, "ppo").items()},
+        {f"gold/{d}": s for d, s in _gold(store, "dpo").items()},
     )
     assert expected.p < 0.05
     text = answer(store, SWEEP)
@@ -109,7 +110,9 @@ def test_score_weighs_tasks_alike(store: Store, tmp_path: Path) -> None:
 def test_a_group_is_one_benchmark(store: Store, tmp_path: Path) -> None:
     def split(frame: pl.DataFrame) -> pl.DataFrame:
         subject = pl.when(pl.col("measurement") < "8").then(pl.lit("mmlu_anatomy")).otherwise(pl.lit("mmlu_virology"))
-        return frame.with_columns(pl.when(pl.col("task") == "mmlu").then(subject).otherwise(pl.col("task")).alias("task"))
+        return frame.with_columns(
+            pl.when(pl.col("task") == "mmlu").then(subject).otherwise(pl.col("task")).alias("task")
+        )
 
     renamed = derive(store, tmp_path / "a", {"measurements": split})
     facts = read_facts(_with_suite(renamed, tmp_path / "b", measure={"tasks": {"mmlu": {}, "hellaswag": {}}}), SWEEP)
@@ -142,10 +145,7 @@ def test_over_optimisation_is_the_gap_in_deviations(store: Store, tmp_path: Path
         )
         return pl.concat([plain, learned])
 
-    def per_seed(frame: pl.DataFrame) -> pl.DataFrame:
-        return frame
-
-    other = derive(store, tmp_path / "results", {"samples": proxy, "measurement_links": per_seed})
+    other = derive(store, tmp_path / "results", {"samples": proxy})
     facts = read_facts(other, SWEEP)
     who = {c.recipe: c for c in facts.contenders}
     ppo, dpo = over_optimisation(facts, who["ppo"]), over_optimisation(facts, who["dpo"])
@@ -164,7 +164,7 @@ def test_without_a_common_reward_model_there_is_no_gap(store: Store) -> None:
 def test_cost_counts_a_shared_stage_once_per_recipe(store: Store) -> None:
     facts = read_facts(store, SWEEP)
     who = {c.recipe: c for c in facts.contenders}
-    # One final model: sft 30 s + dpo 45 s. In all: two seeds of sft, trials 0-2 with seed 0, the chosen one with seed 1.
+    # One final model: sft 30 s + dpo 45 s. In all: sft with two seeds, trials 0-2 of dpo, the chosen one with seed 1.
     assert cost_of(facts, who["dpo"]).one == pytest.approx(75.0)
     assert cost_of(facts, who["dpo"]).whole == pytest.approx(2 * 30 + 4 * 45)
     assert cost_of(facts, who["base"]).whole == 0
