@@ -172,7 +172,7 @@ def load_model(
     Args:
         source: a model folder (see `resolve_model`).
         dtype: the type of the weights.
-        head: `reward` gives a sequence classifier with one label; a causal folder gets a fresh, small random head.
+        head: `reward` gives a sequence classifier with one label; a causal folder gets a fresh, zero-initialised head.
 
     Raises:
         UserError: transformers cannot load it.
@@ -196,12 +196,9 @@ def load_model(
             fresh = not _has_reward_head(source)
             model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, **kwargs)
             if fresh:
-                head_weight = model.get_submodule("score").weight
-                # Not zero: no gradient would reach the body until the head has grown. The deviation is that of Stiennon
-                # et al. 2020 (arXiv:2009.01325, appendix B), from a generator of its own so that a key decides it.
-                noise = torch.randn(head_weight.shape, generator=torch.Generator().manual_seed(0))
-                with torch.no_grad():
-                    head_weight.copy_(noise / (head_weight.shape[1] + 1) ** 0.5)
+                # Zero, so that a briefly trained model says nothing but what it learned: a random head's own taste
+                # is as large as what 200 pairs teach, and a policy finds and exploits it.
+                torch.nn.init.zeros_(model.get_submodule("score").weight)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the model {source}: {error}") from error
     if tokenizer.pad_token is None:

@@ -3,13 +3,15 @@
 import os
 import platform
 import re
+import resource
+import sys
 from pathlib import Path
 from typing import Literal
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Target", "cpu_flags", "fast_bf16", "machine", "target_problem"]
+__all__ = ["Target", "cpu_flags", "fast_bf16", "machine", "peak_rss_mb", "target_problem"]
 
 
 class Target(BaseModel):
@@ -78,3 +80,18 @@ def target_problem(target: Target) -> str | None:
     elif target.dtype == "float16":
         return "float16 on a CPU has no fast kernels; use bfloat16 or float32"
     return None
+
+
+def peak_rss_mb() -> float:
+    """The largest resident memory of this process so far, in MB.
+
+    From `VmHWM` where the system has it: `ru_maxrss` starts at the peak of the process that started this one (Linux
+    carries it over fork and exec), so that under a large parent it would be the parent's.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 1024)

@@ -33,6 +33,11 @@ class RewardModelParams(TrainingParams):
         description="peak learning rate of AdamW; about ten times as much suits LoRA",
         json_schema_extra=tunable(1e-6, 1e-4, log=True),
     )
+    head_learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        description="peak learning rate of the new head, which starts at zero; the body learns only once it has grown",
+    )
     center_rewards: float = Field(
         0.01,
         ge=0,
@@ -51,7 +56,7 @@ class RewardModel(Method[RewardModelParams]):
     name = "reward_model"
     summary = "reward model: a scalar score learned from preference pairs (Bradley-Terry)"
     paper = "Stiennon et al. 2020, arXiv:2009.01325"
-    version = 1
+    version = 2
     params = RewardModelParams
     needs = frozenset({"policy"})
     dataset_kind = "preferences"
@@ -153,7 +158,20 @@ def _make_trainer(
         peft_config=lora_config(params, "SEQ_CLS"),
     )
     drop_padding_mask(model)
+    trainer.optimizer = _optimizer(trainer.model, params)
     return trainer
+
+
+def _optimizer(model: "PreTrainedModel", params: RewardModelParams) -> "torch.optim.Optimizer":
+    import torch
+
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    head = [p for name, p in trained if "score" in name.split(".")]
+    body = [p for name, p in trained if "score" not in name.split(".")]
+    return torch.optim.AdamW(
+        [{"params": body, "lr": params.learning_rate}, {"params": head, "lr": params.head_learning_rate}],
+        weight_decay=params.weight_decay,
+    )
 
 
 def _accuracy(trainer: "Trainer", rows: list[Pair], batch_size: int, context: Context) -> float:

@@ -186,3 +186,49 @@ def test_a_failing_recipe_is_a_row_and_does_not_stop_the_others(suite_file: Path
     states = _rows(tmp_path / "results", "SELECT DISTINCT recipe, state FROM trials WHERE phase = 'final' ORDER BY ALL")
     assert states == [("base", "complete"), ("broken", "infeasible"), ("dpo", "complete"), ("sft", "complete")]
     assert (tmp_path / "results" / "reports" / "tiny.html").is_file()
+
+
+OFFICIAL = """
+name: official
+models: [{model}]
+recipes:
+  sft: [{{sft: {{steps: 1, batch_size: 2}}}}]
+measure:
+  tasks:
+    mmlu_anatomy: {{num_fewshot: 2, limit: 4}}
+    hellaswag: {{limit: 4}}
+    truthfulqa_mc2: {{limit: 4}}
+    gsm8k: {{num_fewshot: 1, limit: 4, max_gen_toks: 4}}
+precision: float32
+budget: {{trials_per_cell: 1}}
+"""
+
+
+def test_the_same_suite_runs_the_official_documents(tiny_model: Path, tmp_path: Path, shared_data: Path) -> None:
+    suite = tmp_path / "official.yaml"
+    suite.write_text(OFFICIAL.format(model=tiny_model))
+    done = _run(suite, tmp_path / "results", "--data", str(shared_data))
+    assert done.returncode == 0, done.stderr
+    rows = _rows(tmp_path / "results", "SELECT DISTINCT task, data FROM scores WHERE recipe = 'base' ORDER BY ALL")
+    assert [task for task, _ in rows] == ["gsm8k", "hellaswag", "mmlu_anatomy", "truthfulqa_mc2"]
+    assert {data for _, data in rows} == {"mirror data"}
+    store = Store(tmp_path / "results")
+    prompts = "\n".join(store.query("SELECT DISTINCT prompt FROM samples WHERE task = 'hellaswag'")["prompt"].to_list())
+    import datasets
+
+    with_official = datasets.load_dataset(str(shared_data / "Rowan" / "hellaswag"), split="validation")
+    assert any(row["ctx_a"] in prompts for row in with_official.select(range(4)))
+
+
+def test_the_demo_suite_is_planned_on_the_official_documents(shared_data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "harness.cli", "plan", "suites/dpo_vs_ppo.yaml"]
+    done = subprocess.run(
+        [*command, "--data", str(shared_data), "--results", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mirror data" in done.stdout
+    assert "unknown" in done.stdout

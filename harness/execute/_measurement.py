@@ -142,6 +142,7 @@ class _Work:
             item.settings,
             self.spec.halves,
             self.tick,
+            name=str(item.settings["model"]),
         )
         self.save(item, "judge_votes", rows, time.monotonic() - started, self.spec.artifact)
 

@@ -1,7 +1,6 @@
 """Computing one stage: load the inputs, run the method, save the artifact, store the training rows."""
 
 import json
-import resource
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ from harness.method import Context, Inputs, LoadedModel, Role, find_method
 from harness.models import load_model, save_model
 from harness.provenance import environment
 from harness.store import Store
+from harness.targets import peak_rss_mb
 
 __all__ = ["run_stage"]
 
@@ -62,7 +62,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             "seed": spec.seed,
             "precision": spec.precision,
             "seconds": time.monotonic() - started,
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_rss_mb": peak_rss_mb(),
             "metrics": json.dumps(dict(trained.metrics), sort_keys=True),
             "environment": env.key,
             "at": env.now(),

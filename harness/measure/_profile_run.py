@@ -1,8 +1,6 @@
 """The measuring side of a profile: one model, one target, in the process that `harness.measure.profile` starts."""
 
 import inspect
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from harness.targets import Target
+from harness.targets import Target, peak_rss_mb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.method import LoadedModel
 
-__all__ = ["MB", "ProfileRow", "is_out_of_memory", "peak_rss_mb", "profile_rows"]
+__all__ = ["MB", "ProfileRow", "is_out_of_memory", "profile_rows"]
 
 MB = 2**20
 """Bytes of every figure in `_mb`."""
@@ -26,21 +24,6 @@ MB = 2**20
 _LOAD_WATCHED_S = 0.3
 
 ProfileRow = dict[str, object]
-
-
-def peak_rss_mb() -> float:
-    """The largest resident memory of this process so far, in MB.
-
-    From `VmHWM` where the system has it: `ru_maxrss` starts at the peak of the process that started this one (Linux
-    carries it over fork and exec), so that under a large parent it would be the parent's.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (MB if sys.platform == "darwin" else 1024)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -191,6 +191,13 @@ def compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
 
     The first of a pair is the one with the better mean.
     """
+    key = ("compare_recipes", objective)
+    if key not in facts.cache:
+        facts.cache[key] = _compare_recipes(facts, objective)
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def _compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
     sign = -1.0 if facts.objectives.get(objective) == "minimize" else 1.0
     found = []
     for pair in combinations(facts.recipes(), 2):
@@ -209,6 +216,13 @@ def against_base(facts: Facts, objective: str | None = None) -> list[Comparison]
 
     Each is a family of its own.
     """
+    key = ("against_base", objective)
+    if key not in facts.cache:
+        facts.cache[key] = _against_base(facts, objective)
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def _against_base(facts: Facts, objective: str | None) -> list[Comparison]:
     pairs = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
     found = []
     for who in facts.recipes():

@@ -109,7 +109,9 @@ def overoptimisation(facts: Facts) -> Figure | Html:
         facts, "rm_reward", "gold_reward", {"rm_reward": "reward model", "gold_reward": "gold reward"}
     )
     if not series:
-        return empty(title, "No run was scored by a reward model: over-optimisation cannot be seen in this sweep.")
+        return empty(
+            title, "No run was scored by a reward model so far: without one, over-optimisation cannot be seen."
+        )
     without = [c.label for c in facts.contenders if c.label not in {s.name for s in series}]
     caption = (
         "A policy that moves right without moving up pleases its reward model and not the truth (reward "
@@ -143,7 +145,7 @@ def benchmarks(facts: Facts) -> Figure | Html:
     title = "Benchmarks"
     pairs = main_metrics(facts)
     if not pairs:
-        return empty(title, "No final run has benchmark scores yet, or the suite measures no tasks.")
+        return empty(title, facts.why_none("tasks", "benchmark scores"))
     found = [_estimated(facts, who, pairs) for who in facts.contenders]
     metrics = ", ".join(f"{task} {metric}" for task, metric in pairs)
     caption = (
@@ -160,7 +162,7 @@ def ratings(facts: Facts) -> Figure | Html:
     title = "Judged quality"
     judged = aspects(facts)
     if not judged:
-        return empty(title, "There is no judge in this suite, or it has not rated a final run yet.")
+        return empty(title, facts.why_none("judge", "been judged"))
     variants, rows = [], []
     for aspect in judged:
         found = [_estimated(facts, who, [("judge", aspect)]) for who in facts.contenders]
@@ -185,7 +187,7 @@ def profiles(facts: Facts) -> Figure | Html:
 
     title = "Latency and memory by target"
     if facts.profiles.is_empty():
-        return empty(title, "There is no profile in this suite, or no final run was profiled yet.")
+        return empty(None, facts.why_none("profile", "been profiled"))
     # One of the seeds stands for all: they have the same shape, so the same speed; the repeats are what varies.
     first = facts.profiles.sort("seed").unique(
         ["label", "target", "setting", "metric"], keep="first", maintain_order=True

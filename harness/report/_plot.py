@@ -190,9 +190,9 @@ def checked(variant: Variant) -> dict[str, object]:
     return {"label": variant.label, "data": list(variant.traces), "layout": layout}
 
 
-def empty(title: str, reason: str) -> Html:
+def empty(title: str | None, reason: str) -> Html:
     """In place of a figure without anything to draw: why."""
-    return join(tag("h3", title), tag("p", reason, class_="empty"))
+    return join(tag("h3", title) if title else None, tag("p", reason, class_="empty"))
 
 
 def render(figure: Figure, *, heading: bool = True) -> Html:

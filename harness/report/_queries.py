@@ -105,6 +105,17 @@ class Facts:
         counts = {t: self.scores.filter(self.scores["target"] == t).height for t in sorted(measured)}
         return next((str(t) for t in wanted if t in measured), max(counts, key=lambda t: counts[t], default=""))
 
+    def why_none(self, part: str, what: str) -> str:
+        """Why a part of the measures shows nothing: the suite has none of it, or no final run has got to it."""
+        measure = self.settings.get("measure")
+        if isinstance(measure, dict):
+            return (
+                f"No final run has {what} yet."
+                if measure.get(part)
+                else f"There is no {part} in this suite's measures."
+            )
+        return f"There is no {part} in this suite's measures, or no final run has {what} yet."
+
     def base_of(self, contender: Contender) -> Contender | None:
         """The untouched model this contender started from, if it was measured."""
         return next((c for c in self.contenders if c.is_base and c.model == contender.model), None)

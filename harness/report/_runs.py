@@ -39,7 +39,7 @@ def training(facts: Facts) -> Figure | Html:
     broken = curves.filter(~pl.col("value").is_finite()).height
     curves = curves.filter(pl.col("value").is_finite())
     if curves.is_empty():
-        return empty(title, "No stage has logged a training step yet.")
+        return empty(None, "No stage has logged a training step yet.")
     colours = {c.label: c.index for c in facts.contenders}
     last = facts.lineage.group_by("step").agg(pl.col("position").max()).iter_rows()
     position = {str(method): int(place) for method, place in last}
@@ -189,13 +189,13 @@ def search(facts: Facts) -> Figure | Html:
     headers = ["recipe", "trial", "state", "settings", *objectives, "seconds", ""]
     if not rows:
         return empty(
-            title, "No tuning trial has been started: nothing is searched in this suite, or it is yet to begin."
+            None, "No tuning trial has been started: nothing is searched in this suite, or it is yet to begin."
         )
     if not variants:
         reason = (
             "No tuning trial has finished with searched settings, so there is nothing to draw; these are the trials."
         )
-        return join(empty(title, reason), table(Table(headers, rows)))
+        return join(empty(None, reason), table(Table(headers, rows)))
     caption = (
         "Each tuning trial's settings against the objective it reached, first seed, tuning half of the documents; "
         "the chosen settings are filled. The values are those the search saw, so the chosen one is biased upwards; "

@@ -72,10 +72,10 @@ def sample_browser(store: "Store", facts: Facts, limit: int) -> Html:
     import polars as pl
 
     if not facts.target:
-        return empty("Samples", "No final run has stored a sample yet.")
+        return empty(None, "No final run has stored a sample yet.")
     rows = store.query(_TEXTS, {"sweep": facts.sweep, "target": facts.target})
     if rows.is_empty():
-        return empty("Samples", "No final run has stored a sample yet.")
+        return empty(None, "No final run has stored a sample yet.")
     tasks = sorted(rows["task"].unique().to_list(), key=lambda t: (t != "gold", t != "judge", t))
     share = max(1, limit // len(tasks))
     shown, data = 0, []

@@ -196,10 +196,17 @@ def _gap_sentence(facts: Facts) -> list[str]:
         found = over_optimisation(facts, who)
         if found is not None:
             learned, gold, gap = found
-            state = "over-optimised" if gap.low > 0 else "not over-optimised" if gap.high < 0 else "gap unresolved"
+            state = (
+                "the reward model overstates the gain"
+                if gap.low > 0
+                else "it understates it"
+                if gap.high < 0
+                else "unresolved"
+            )
+            gains = f"{number(learned.value, 2)} by the reward model and {number(gold.value, 2)} by gold"
+            interval = f"[{number(gap.low, 2)}, {number(gap.high, 2)}]"
             parts.append(
-                f"{who.label} gained {number(learned.value, 2)} by the reward model and {number(gold.value, 2)} by "
-                f"gold, gap {number(gap.value, 2)} [{number(gap.low, 2)}, {number(gap.high, 2)}] ({state})"
+                f"{who.label} gained {gains}, an over-optimisation gap of {number(gap.value, 2)} {interval} ({state})"
             )
     if not parts:
         return []

@@ -57,7 +57,7 @@ def test_rows_agree_with_the_definitions(tiny_model: Path) -> None:
 
 
 def test_memory_is_that_of_the_fresh_process_not_of_its_parent() -> None:
-    code = "from harness.measure._profile_run import peak_rss_mb; print(peak_rss_mb())"
+    code = "from harness.targets import peak_rss_mb; print(peak_rss_mb())"
     parent = f"""
 import subprocess, sys
 ballast = b"x" * (400 * 2**20)

@@ -22,7 +22,8 @@ def _gold(store: Store, recipe: str) -> dict[str, list[float]]:
     """Straight from the views: document → final gold reward over seeds, on the first target."""
     rows = store.query(
         "SELECT s.document, l.seed, s.score FROM (SELECT DISTINCT seed, measurement, target FROM scores "
-        "WHERE recipe = ? AND phase = 'final' AND target = 'cpu-fp32' AND task = 'gold') l JOIN samples s USING (measurement, target) "
+        "WHERE recipe = ? AND phase = 'final' AND target = 'cpu-fp32' AND task = 'gold') l "
+        "JOIN samples s USING (measurement, target) "
         "WHERE s.metric = 'gold_reward' AND s.half = 'final' ORDER BY s.document, l.seed",
         [recipe],
     )
@@ -153,7 +154,7 @@ def test_over_optimisation_is_the_gap_in_deviations(store: Store, tmp_path: Path
     assert dpo is not None
     assert ppo[2].value == pytest.approx(2.0)
     assert dpo[2].value == pytest.approx(0.0, abs=1e-9)
-    assert "(over-optimised)" in answer(other, SWEEP)
+    assert "(the reward model overstates the gain)" in answer(other, SWEEP)
 
 
 def test_without_a_common_reward_model_there_is_no_gap(store: Store) -> None:
