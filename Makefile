@@ -15,6 +15,7 @@ $(STAMP): constraints.txt pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/harness sweep suites/dpo_vs_ppo.yaml
+	$(BIN)/python benchmarks/check_demo.py
 
 # The report's test drives a real browser: taken as it is, installed where apt-get and root allow it, else skipped with a reason.
 browser:

@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nothing here reports home, and a tokenizer's threads do not survive a fork.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # A console script does not look in the current folder, where a user's own method (`my_method:Class`) lies.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         return _COMMANDS[options.command](options)
     except UserError as error:

@@ -135,8 +135,8 @@ def _worker_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # glibc gives freed activations back to the system and faults them in again at the next step: 5 to 10 % of a
         # training step on a CPU. The user's own setting goes first.
-        "MALLOC_TRIM_THRESHOLD_": os.environ.get("MALLOC_TRIM_THRESHOLD_", str(2**34)),
-        "MALLOC_TOP_PAD_": os.environ.get("MALLOC_TOP_PAD_", str(2**28)),
+        "MALLOC_TRIM_THRESHOLD_": os.environ.get("MALLOC_TRIM_THRESHOLD_", str(2**30)),
+        "MALLOC_TOP_PAD_": os.environ.get("MALLOC_TOP_PAD_", str(2**26)),
         "MALLOC_MMAP_THRESHOLD_": os.environ.get("MALLOC_MMAP_THRESHOLD_", str(2**32)),
     }
 

@@ -109,12 +109,8 @@ class Facts:
         """Why a part of the measures shows nothing: the suite has none of it, or no final run has got to it."""
         measure = self.settings.get("measure")
         if isinstance(measure, dict):
-            return (
-                f"No final run has {what} yet."
-                if measure.get(part)
-                else f"There is no {part} in this suite's measures."
-            )
-        return f"There is no {part} in this suite's measures, or no final run has {what} yet."
+            return f"No final run has {what} yet." if measure.get(part) else f"The suite's measures name no {part}."
+        return f"The suite's measures name no {part}, or no final run has {what} yet."
 
     def base_of(self, contender: Contender) -> Contender | None:
         """The untouched model this contender started from, if it was measured."""

@@ -315,8 +315,8 @@ def test_parts_without_data_say_why(store: Store, tmp_path: Path) -> None:
     changes = {"measurement_links": without, "judge_votes": nothing, "profile_samples": nothing}
     path = write_report(derive(store, tmp_path / "results", changes), SWEEP, tmp_path)
     text = path.read_text(encoding="utf-8")
-    assert "There is no judge in this suite&#x27;s measures" in text
-    assert "There is no profile in this suite&#x27;s measures" in text
+    assert "The suite&#x27;s measures name no judge, or no final run" in text
+    assert "The suite&#x27;s measures name no profile, or no final run" in text
     drawn = _Reader(text).data("figure-data")
     assert isinstance(drawn, dict)
     assert not {"ratings", "profiles"} & set(drawn)

@@ -95,9 +95,10 @@ def _trial(model: "PreTrainedModel") -> str | None:
     for i, sequence in enumerate(sequences):
         with torch.inference_mode():
             right = model(torch.tensor([sequence], device=model.device), use_cache=False).logits[0, -1].float()
-        difference = (torch.log_softmax(found[i].float(), -1) - torch.log_softmax(right, -1)).abs().max()
-        worst = max(worst, float(difference))
-    # In 16 bits two ways of computing the same differ by much more than in 32; a wrong mask by more than either.
+        difference = (torch.log_softmax(found[i].float(), -1) - torch.log_softmax(right, -1)).abs()
+        # In 16 bits the worst of 50,000 tokens differs by half a nat between two right ways of computing it, and a
+        # threshold there would send some models of a comparison down another path: the mean tells a wrong mask from it.
+        worst = max(worst, float(difference.max() if model.dtype == torch.float32 else difference.mean()))
     limit = 1e-3 if model.dtype == torch.float32 else 0.5
     return None if worst <= limit else f"a trial differs from its plain forward pass by {worst:.2g} nats"
 
