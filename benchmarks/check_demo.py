@@ -14,7 +14,7 @@ from harness.suite import load_suite
 
 __all__ = ["main"]
 
-MARGIN = 0.02
+MARGIN = 0.05
 """Gold reward that PPO must gain over the SFT policy it starts from, in the mean over documents."""
 KL_BOUND = 15.0
 """The largest KL to the base model, in nats a response, that counts as bounded."""
