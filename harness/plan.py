@@ -176,10 +176,11 @@ def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSp
             steps = suite.steps(recipe)
             trials = suite.budget.trials_per_cell if space else 0
             cells.append(Cell(recipe, model, trials, tuple(space), tuple(s.method for s in steps)))
-            own = sum(s.recipe == recipe for s in steps)
-            # The chosen trial with the first seed is one of the tuning runs.
-            runs = trials + len(suite.seeds) - 1 if space else len(suite.seeds)
-            stages += own * runs
+            searched = False
+            for step in (s for s in steps if s.recipe == recipe):
+                searched = searched or bool(step.spaces)
+                # Trials share what comes before the first searched step; the chosen trial is one of the tuning runs.
+                stages += trials + len(suite.seeds) - 1 if searched else len(suite.seeds)
     folders, store = Folders(results), Store(results)
     specs = {s.key: s for s in known}
     waiting = [s for s in specs.values() if not folders.has(s.key)]

@@ -131,6 +131,9 @@ def test_every_model_is_scored_by_the_reward_model_and_base_has_no_kl(
 def test_again_recomputes_nothing(swept: tuple[Path, "subprocess.CompletedProcess[str]"], suite_file: Path) -> None:
     results, _ = swept
     before = _rows(results, TRIALS), _rows(results, SCORES), _rows(results, "SELECT count(*) FROM stages")
+    planned = _run(suite_file, results, "--dry-run")
+    assert "stages after sharing          10" in planned.stdout
+    assert "cached already                10" in planned.stdout
     done = _run(suite_file, results)
     assert done.returncode == 0, done.stderr
     assert "Nothing was left to compute." in done.stdout
