@@ -94,10 +94,12 @@ def _profiled(store: Store, suite: Suite, metric: str, where: list[object]) -> f
         return None
     setting = f"batch={suite.measure.profile.batch_sizes[0]}"
     rows = store.query(
-        'SELECT p.setting, p."value" FROM profiles p JOIN trials t USING (artifact) '
+        'SELECT p.setting, p."value" FROM profiles p '
+        "JOIN raw.measurement_links t USING (artifact, target, measurement) "
         "WHERE t.sweep = ? AND t.recipe = ? AND t.model = ? AND t.trial = ? AND t.seed = ? AND t.phase = 'tune' "
         "AND p.target = ? AND p.metric = ? ORDER BY p.setting",
         [*where, suite.quality_target.name, metric],
     ).rows()
+    # Weights are measured once at loading and not per batch: that figure has a setting of its own.
     exact = [v for s, v in rows if s == setting]
     return exact[0] if exact else (rows[0][1] if rows else None)

@@ -107,8 +107,3 @@ class Display:
         if state == "complete":
             spent = time.monotonic() - self._started.get(key, time.monotonic())
             self.note(f"{self._labels.get(key, key)}: done" + (f" in {spent:.0f} s" if spent >= 1 else ""))
-
-    @property
-    def plain(self) -> bool:
-        """Whether lines are written in place of a live display."""
-        return not self._live

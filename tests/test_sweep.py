@@ -235,3 +235,19 @@ def test_the_demo_suite_is_planned_on_the_official_documents(shared_data: Path, 
     assert done.returncode == 0, done.stderr
     assert "mirror data" in done.stdout
     assert "unknown" in done.stdout
+
+
+def test_latency_can_be_an_objective(tiny_model: Path, tmp_path: Path) -> None:
+    """Its value is read while the trial still counts as running."""
+    suite = tmp_path / "fast.yaml"
+    suite.write_text(
+        f"name: fast\nmodels: [{tiny_model}]\nprecision: float32\nbudget: {{trials_per_cell: 1}}\n"
+        "recipes:\n  sft: [{sft: {steps: 1, batch_size: 2, learning_rate: search}}]\n"
+        "measure: {profile: {prompt_tokens: 8, new_tokens: 2, batch_sizes: [2], repeats: 2, warmup: 0}}\n"
+        "objectives: {latency_ms: minimize, weight_mb: minimize}\n"
+    )
+    done = _run(suite, tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    objectives = _rows(tmp_path / "results", "SELECT objectives FROM trials WHERE phase = 'tune'")[0][0]
+    assert set(json.loads(objectives)) == {"latency_ms", "weight_mb"}
+    assert all(value > 0 for value in json.loads(objectives).values())
