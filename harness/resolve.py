@@ -162,6 +162,8 @@ def measure_specs(
             judge=models.judge,
             alone=alone,
             label=label if not alone else f"{label} on {target.name}",
+            # The next trial waits for a tuning measurement; nothing waits for a final one.
+            urgency=0 if "tune" in halves else 2 if alone else 1,
         )
         return target, made
 

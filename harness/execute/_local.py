@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
+from harness.execute._places import Places
 from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
 
 __all__ = ["LocalExecutor"]
@@ -28,9 +29,7 @@ class LocalExecutor:
         self._results = results
         self._folder = results / "work" / uuid.uuid4().hex[:8]
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._limit = workers
-        self._slots = asyncio.Semaphore(workers)
-        self._alone = asyncio.Lock()
+        self._places = Places(workers)
         self._closed = False
         self._idle: list[asyncio.subprocess.Process] = []
         self._all: set[asyncio.subprocess.Process] = set()
@@ -40,21 +39,10 @@ class LocalExecutor:
         """Where the workers' standard error goes."""
         return self._folder / "workers.log"
 
-    @contextlib.asynccontextmanager
-    async def _place(self, *, alone: bool) -> AsyncIterator[None]:
-        if not alone:
-            async with self._slots:
-                yield
-            return
-        # All places at once; the lock keeps two such specs from each holding half of them.
-        async with self._alone, contextlib.AsyncExitStack() as stack:
-            for _ in range(self._limit):
-                await stack.enter_async_context(self._slots)
-            yield
-
     async def run(self, spec: Spec, report: Report) -> Result:
         """Run one spec in a worker; a crash of the process is retried once, then returned as `crash`."""
-        async with self._place(alone=isinstance(spec, MeasureSpec) and spec.alone):
+        alone = isinstance(spec, MeasureSpec) and spec.alone
+        async with self._places.hold(self._places.total if alone else 1, spec.urgency):
             code = 0
             for _ in range(_ATTEMPTS):
                 if self._closed:

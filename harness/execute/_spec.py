@@ -31,6 +31,7 @@ class StageSpec(_Spec):
     threads: int = 1
     limit_s: float | None = None
     label: str = ""
+    urgency: int = 0
 
 
 class Item(_Spec):
@@ -59,6 +60,7 @@ class MeasureSpec(_Spec):
     judge: str | None = None
     alone: bool = Field(False, description="run while no other work is under way: latency and memory")
     label: str = ""
+    urgency: int = Field(0, description="small first where work waits: what other work waits for before what ends here")
 
 
 class Result(_Spec):
