@@ -7,16 +7,20 @@ Schulman et al. 2016 (GAE, arXiv:1506.02438) and 2017 (PPO, arXiv:1707.06347); Z
 coefficient, arXiv:1909.08593); Huang et al. 2024 ("The N+ Implementation Details of RLHF with PPO", arXiv:2403.17031).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from harness.errors import InfeasibleError
 
 __all__ = [
     "AdaptiveKl",
     "FixedKl",
     "PolicyLoss",
     "explained_variance",
+    "finite",
     "generalized_advantages",
     "kl_k1",
     "kl_k3",
@@ -27,6 +31,17 @@ __all__ = [
     "token_rewards",
     "value_loss",
 ]
+
+
+def finite(value: float, what: str) -> float:
+    """The value itself.
+
+    Raises:
+        InfeasibleError: it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise InfeasibleError(f"{what} is {value}: training diverged; a lower learning_rate may hold")
+    return value
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

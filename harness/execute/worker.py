@@ -6,10 +6,8 @@ Each input line is `SPEC_FILE RESULT_FILE` as JSON; progress goes to standard ou
 libraries print goes to standard error, which the sweep keeps in a log file.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -20,16 +18,17 @@ from pydantic import TypeAdapter
 
 from harness.errors import InfeasibleError
 from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
+from harness.processes import die_with_parent
 
 __all__ = ["main"]
 
-_PR_SET_PDEATHSIG = 1
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def main(arguments: list[str]) -> int:
     """Serve until standard input closes."""
-    _die_with_parent()
+    # A worker left behind by a killed sweep would compute beside the sweep that resumes.
+    die_with_parent()
     results = Path(arguments[0])
     # The real standard output carries progress only; a library's stray print must not corrupt it.
     out = os.fdopen(os.dup(1), "w", buffering=1)
@@ -84,12 +83,6 @@ def _run(spec: StageSpec | MeasureSpec, results: Path, out: TextIO) -> Result:
             traceback=traceback.format_exc(),
         )
     return Result(key=spec.key, state="complete", seconds=time.monotonic() - started)
-
-
-def _die_with_parent() -> None:
-    """End at once if the sweep is killed: a worker left behind would compute beside the sweep that resumes."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit_threads(spec: StageSpec | MeasureSpec) -> None:

@@ -25,7 +25,6 @@ __all__ = [
     "listing",
     "source_problem",
     "task_manager",
-    "use_datasets_cache",
 ]
 
 _LAYOUT = 1
@@ -51,15 +50,6 @@ class Listing:
     leaves: Mapping[str, Leaf]
     members: Mapping[str, Sequence[str]]
     folders: Mapping[str, Sequence[str]]
-
-
-def use_datasets_cache() -> None:
-    """Put the Arrow files of `datasets` beside the converted models, unless the user has said where they go."""
-    if "HF_DATASETS_CACHE" in os.environ or "HF_HOME" in os.environ:
-        return
-    import datasets
-
-    datasets.config.HF_DATASETS_CACHE = cache_folder() / "datasets"
 
 
 @functools.cache
@@ -187,7 +177,6 @@ def source_problem(source: DataSource, task: str) -> str | None:
         return None
     import datasets
 
-    use_datasets_cache()
     leaves = [listing().leaves[n] for n in leaf_tasks(task)]
     missing: dict[str, str] = {}
     with source.as_hub(), _quiet():

@@ -1,6 +1,7 @@
 """Latency and memory of one artifact on one target, measured in a fresh process.
 
-`python -m harness.measure.profile SPEC.json OUT.json` is that process; `measure_profile` starts it and reads it.
+`python -m harness.measure.profile SPEC.json OUT.json [PARENT]` is that process; `measure_profile` starts it, as PARENT,
+and reads it.
 
 A request is a batch of prompts of `prompt_tokens` random, seeded, ordinary tokens each; exactly `new_tokens` are
 generated greedily, whatever they are. Its times, as vLLM's serving benchmark and MLPerf Inference define them:
@@ -35,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from harness.errors import InfeasibleError, MeasurementError, UserError
 from harness.measure._profile_run import ProfileRow, is_out_of_memory, profile_rows
+from harness.processes import die_with_parent
 from harness.targets import Target, target_problem
 
 __all__ = ["measure_profile"]
@@ -108,7 +110,7 @@ def _run_child(ask: Path, answer: Path, log: Path, threads: int, timeout_s: floa
     environment = {**os.environ, **_thread_variables(threads), "PYTHONPATH": os.pathsep.join(paths)}
     with log.open("w", encoding="utf-8") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "harness.measure.profile", str(ask), str(answer)],
+            [sys.executable, "-m", "harness.measure.profile", str(ask), str(answer), str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -153,10 +155,13 @@ def _answer(path: Path, content: Mapping[str, object]) -> None:
 
 def main(arguments: list[str]) -> int:
     """The fresh process: SPEC.json in, OUT.json out. Other failures end it with their traceback on stderr."""
-    if len(arguments) != 2:
-        print("usage: python -m harness.measure.profile SPEC.json OUT.json", file=sys.stderr)
+    if len(arguments) not in (2, 3):
+        print("usage: python -m harness.measure.profile SPEC.json OUT.json [PARENT]", file=sys.stderr)
         return 2
-    ask, answer = map(Path, arguments)
+    if len(arguments) == 3:
+        # Left behind by a killed worker, it would load the machine beside the profile that is made anew.
+        die_with_parent(int(arguments[2]))
+    ask, answer = map(Path, arguments[:2])
     spec = _Spec.model_validate_json(ask.read_text(encoding="utf-8"))
     os.environ.update(_thread_variables(spec.target.threads))
     try:

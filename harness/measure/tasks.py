@@ -17,7 +17,6 @@ from harness.measure._index import (
     listing,
     source_problem,
     task_manager,
-    use_datasets_cache,
 )
 from harness.method import LoadedModel
 
@@ -116,7 +115,6 @@ def load_tasks(source: DataSource, tasks: Mapping[str, TaskSettings]) -> dict[st
     Raises:
         UserError: the source lacks documents, a setting does not fit, or two names share a task.
     """
-    use_datasets_cache()
     found: dict[str, list[LeafTask]] = {}
     owner: dict[str, str] = {}
     for name, settings in tasks.items():

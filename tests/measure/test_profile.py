@@ -1,15 +1,19 @@
 """The profile: rows that agree with each other, made in a fresh process that measures only itself."""
 
+import contextlib
 import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from harness.errors import InfeasibleError, MeasurementError, UserError
@@ -94,6 +98,54 @@ def test_a_failing_process_is_told_with_its_traceback(tiny_model: Path, tmp_path
 def test_a_process_past_its_time_is_ended(tiny_model: Path) -> None:
     with pytest.raises(InfeasibleError, match=r"longer than 0\.2 s"):
         measure_profile(tiny_model, CPU, SHORT, 0.2)
+
+
+def _profiling_child(parent: int) -> psutil.Process | None:
+    for child in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.Error):
+            # A child that has not come to its own program yet shows its parent's.
+            if child.cmdline()[1:3] == ["-m", "harness.measure.profile"]:
+                return child
+    return None
+
+
+def _ended(process: psutil.Process) -> bool:
+    # Nobody may be there to collect an orphan, which then stays as a zombie.
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _wait(for_what: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while not (found := for_what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+@pytest.mark.parametrize("at_work", [False, True])
+def test_the_process_dies_with_the_one_that_started_it(tiny_model: Path, tmp_path: Path, at_work: bool) -> None:
+    """Whether it has just been started or is at work; its parent is killed, and so cannot end it."""
+    code = (
+        "import pathlib, harness.measure.profile as p; from harness.targets import Target\n"
+        f"p.measure_profile(pathlib.Path({str(tiny_model)!r}), Target(name='cpu'), {SHORT | {'repeats': 10**9}}, 600)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment) as parent:
+        try:
+            child: psutil.Process = _wait(lambda: _profiling_child(parent.pid))
+            if at_work:
+                _wait(lambda: any("libtorch" in m.path for m in child.memory_maps()))
+        finally:
+            parent.kill()
+    try:
+        _wait(lambda: _ended(child))
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def test_out_of_memory_is_infeasible(tiny_model: Path) -> None:

@@ -27,7 +27,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Arrow files go where the test run's other files go; the listing of tasks is read once for all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.delenv("HF_DATASETS_CACHE", raising=False)
         yield
 
 

@@ -224,29 +224,29 @@ KINDS = [
 @pytest.mark.parametrize("quick", [False, True])
 def test_kl_starts_at_0_and_the_first_ratio_is_exactly_1(make: Any, precision: str, changes: Any, quick: bool) -> None:
     trainer = make(precision, **changes)
-    with quick_attention(*([m for m in trainer.attending if m is not None] if quick else [])):
+    with quick_attention(*(trainer.models.attending if quick else [])):
         experience = trainer.collect()
         assert torch.equal(experience.logprobs, experience.reference)
         assert float(experience.logprobs.sum()) < 0
-        first, stepped = trainer.step(experience, experience.minibatches[0])
+        first, stepped = trainer.learner.step(experience, experience.minibatches[0])
         assert stepped
         assert first["ratio_max"] == 1.0
         assert first["approximate_kl"] == 0.0
         # A LoRA starts with B at 0: one step of a tiny rate may round to nothing, but not in float32.
-        second, _ = trainer.step(experience, experience.minibatches[1])
+        second, _ = trainer.learner.step(experience, experience.minibatches[1])
         assert second["ratio_max"] > 1.0 or precision == "bfloat16"
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_and_entropies_equal_a_plain_forward_pass_of_each_row(make: Any, temperature: float) -> None:
     trainer = make(temperature=temperature)
-    with quick_attention(*trainer.attending[:3]):
+    with quick_attention(*trainer.models.attending):
         experience = trainer.collect()
     for row, prompt in enumerate(experience.prompts):
         mask = experience.rollout.mask[row]
         response = experience.rollout.tokens[row, mask]
         with torch.no_grad():
-            logits = trainer.model(torch.tensor([prompt + response.tolist()])).logits[0, len(prompt) - 1 : -1]
+            logits = trainer.models.trained(torch.tensor([prompt + response.tolist()])).logits[0, len(prompt) - 1 : -1]
         expected = (logits / temperature).log_softmax(-1)
         found = expected.gather(1, response[:, None])[:, 0]
         torch.testing.assert_close(experience.logprobs[row, mask], found, atol=1e-4, rtol=1e-4)
@@ -261,10 +261,10 @@ def test_the_reward_model_reads_the_whole_chat(make: Any, reward_folder: Path) -
     reward = load_model(reward_folder, head="reward")
     for row, prompt in enumerate(experience.prompts):
         response = experience.rollout.tokens[row, experience.rollout.mask[row]].tolist()
-        if response[-1] == trainer.eos:
+        if response[-1] == trainer.texts.eos:
             response.pop()
         newline = reward.tokenizer("\n", add_special_tokens=False)["input_ids"]
-        whole = [*prompt, *response, trainer.eos, *newline]
+        whole = [*prompt, *response, trainer.texts.eos, *newline]
         with torch.no_grad():
             expected = reward.model(torch.tensor([whole])).logits[0, 0]
         torch.testing.assert_close(experience.scores[row], expected, atol=1e-5, rtol=1e-5)
@@ -273,23 +273,23 @@ def test_the_reward_model_reads_the_whole_chat(make: Any, reward_folder: Path) -
 
 def test_only_cut_responses_pay_for_the_missing_end(make: Any) -> None:
     trainer = make(missing_eos_penalty=0.75, normalize_reward=False, reward_clip=2.0)
-    adjusted = trainer.adjusted(torch.tensor([1.0, 1.0, 5.0, -5.0]), torch.tensor([True, False, True, False]))
+    adjusted = trainer.collector.adjusted(torch.tensor([1.0, 1.0, 5.0, -5.0]), torch.tensor([True, False, True, False]))
     assert adjusted.tolist() == [1.0, 0.25, 2.0, -2.75]
 
 
 def test_scores_are_normalized_by_the_first_batch_only(make: Any) -> None:
     trainer = make(missing_eos_penalty=0.0)
     ended = torch.ones(2, dtype=torch.bool)
-    assert trainer.adjusted(torch.tensor([3.0, 7.0]), ended).tolist() == [-1.0, 1.0]
-    assert trainer.adjusted(torch.tensor([5.0, 9.0]), ended).tolist() == [0.0, 2.0]
+    assert trainer.collector.adjusted(torch.tensor([3.0, 7.0]), ended).tolist() == [-1.0, 1.0]
+    assert trainer.collector.adjusted(torch.tensor([5.0, 9.0]), ended).tolist() == [0.0, 2.0]
 
 
 def test_training_stops_where_the_policy_is_past_max_kl(make: Any) -> None:
     trainer = make(learning_rate=1e-3, max_kl=1e-9, epochs=5, warmup=0.0)
-    summary = trainer.update(trainer.collect())
+    summary = trainer.learner.update(trainer.collect())
     assert summary["updates"] == 1
     free = make(learning_rate=1e-3, max_kl=None, epochs=5, warmup=0.0)
-    assert free.update(free.collect())["updates"] == 10
+    assert free.learner.update(free.collect())["updates"] == 10
 
 
 @pytest.mark.parametrize("kind", ["head", "model"])
@@ -297,30 +297,30 @@ def test_values_learn_the_returns(make: Any, kind: str) -> None:
     trainer = make(value=kind, value_learning_rate=1e-2, value_clip_range=10.0, max_kl=None, learning_rate=1e-6)
     experience = trainer.collect()
     rows = torch.arange(8)
-    losses = [trainer.step(experience, rows)[0]["value_loss"] for _ in range(40)]
+    losses = [trainer.learner.step(experience, rows)[0]["value_loss"] for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize("changes", [{"lora_rank": 4}, {}])
 def test_the_sampler_follows_the_policy(make: Any, changes: Any) -> None:
     trainer = make("bfloat16" if not changes else "float32", learning_rate=1e-2, **changes)
-    assert trainer.sampler.model is not trainer.model
+    assert trainer.models.sampler.model is not trainer.models.trained
     ids = torch.tensor([[5, 40, 77, 12]])
 
     def logits(model: Any) -> torch.Tensor:
-        with torch.no_grad(), trainer.sampler.context():
+        with torch.no_grad(), trainer.models.sampler.context():
             found: torch.Tensor = model(ids).logits.float()
             return found
 
-    trainer.sampler.refresh()
-    before = logits(trainer.sampler.model)
-    torch.testing.assert_close(before, logits(trainer.model), atol=1e-5, rtol=1e-5)
+    trainer.models.sampler.refresh()
+    before = logits(trainer.models.sampler.model)
+    torch.testing.assert_close(before, logits(trainer.models.trained), atol=1e-5, rtol=1e-5)
     experience = trainer.collect()
-    trainer.step(experience, experience.minibatches[0])
-    trainer.sampler.refresh()
-    after = logits(trainer.sampler.model)
+    trainer.learner.step(experience, experience.minibatches[0])
+    trainer.models.sampler.refresh()
+    after = logits(trainer.models.sampler.model)
     assert not torch.allclose(before, after, atol=1e-2)
-    torch.testing.assert_close(after, logits(trainer.model), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after, logits(trainer.models.trained), atol=1e-4, rtol=1e-4)
 
 
 # -- whole runs --------------------------------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_every_iteration_is_logged_in_full(tiny_model: Path, reward_folder: Path
 def test_a_reward_of_nan_is_infeasible(make: Any) -> None:
     trainer = make()
     with torch.no_grad():
-        trainer.reward.head.weight.fill_(float("nan"))
+        trainer.models.reward.head.weight.fill_(float("nan"))
     with pytest.raises(InfeasibleError, match="reward score"):
         trainer.collect()
 
@@ -468,7 +468,7 @@ def test_a_diverging_step_is_infeasible(make: Any) -> None:
     experience = trainer.collect()
     experience.advantages.fill_(float("inf"))
     with pytest.raises(InfeasibleError, match="the loss is"):
-        trainer.step(experience, experience.minibatches[0])
+        trainer.learner.step(experience, experience.minibatches[0])
 
 
 def test_the_deadline_ends_a_run(tiny_model: Path, reward_folder: Path, tmp_path: Path) -> None:

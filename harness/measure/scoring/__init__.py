@@ -1,6 +1,7 @@
 """An lm-eval model, `prefix-tree`, that computes every shared token once; importing this registers it."""
 
-from harness.measure.scoring._generate import GREEDY, Generated, Sampling
+from harness.measure.scoring._generate import Generated
+from harness.measure.scoring._sampling import GREEDY, Sampling
 from harness.measure.scoring.lm import Engine, PrefixTreeLM, encode_chat
 
 __all__ = ["GREEDY", "Engine", "Generated", "PrefixTreeLM", "Sampling", "encode_chat"]

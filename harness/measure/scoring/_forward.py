@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,12 +112,15 @@ def kv_bytes(model: "PreTrainedModel") -> int:
 
 
 def passes(
-    tree: TokenTree, rows: Sequence[tuple[int, int]], tokens: int, row_limit: int, *, row_blocks: bool = True
+    tree: TokenTree,
+    rows: Sequence[tuple[int, int]],
+    tokens: int,
+    row_limit: int,
+    *,
+    only: Iterable[int] | None = None,
 ) -> Iterator[Pass]:
-    """Cut the tree, in depth-first order, into passes of at most `tokens` tokens and `row_limit` logit rows.
-
-    `row_blocks` False never closes a pass for its rows.
-    """
+    """Cut the tree, or `only` these segments in ascending order, into passes of at most `tokens` tokens and `row_limit`
+    logit rows."""
     per_segment: dict[int, list[tuple[int, int]]] = {}
     for row in sorted(set(rows)):
         per_segment.setdefault(row[0], []).append(row)
@@ -128,9 +131,10 @@ def passes(
         ordered = sorted(current, key=lambda s: (tree.segments[s].parent, s))
         return Pass(ordered, [r for s in ordered for r in per_segment.get(s, [])])
 
-    for s, segment in enumerate(tree.segments):
+    for s in range(len(tree.segments)) if only is None else only:
+        segment = tree.segments[s]
         own = len(per_segment.get(s, []))
-        if current and (size + len(segment.tokens) > tokens or (row_blocks and count + own > row_limit)):
+        if current and (size + len(segment.tokens) > tokens or count + own > row_limit):
             yield close()
             current, size, count = [], 0, 0
         current.append(s)
@@ -174,16 +178,18 @@ def run_passes(
     budget: Budget,
     *,
     keep: dict[int, KeyValues] | None = None,
+    only: Iterable[int] | None = None,
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """Compute the tree; yields the rows of each pass with their logits [rows, vocabulary], in the model's type.
 
     Keys and values of segments with descendants in later passes are held until the last of these. Where `keep` is
-    given, every segment's stay in it, and the caller drops them.
+    given, every segment's stay in it, and the caller drops them; then `only` some segments may be computed, whose
+    ancestors are among them or in `keep`.
     """
     item = torch.finfo(model.dtype).bits // 8
     vocabulary = model.config.get_text_config().vocab_size
     limit = max(1, budget.logit_bytes // (vocabulary * item))
-    plan_of = list(passes(tree, rows, budget.tokens, limit))
+    plan_of = list(passes(tree, rows, budget.tokens, limit, only=only))
     last_use: dict[int, int] = {}
     for index, one in enumerate(plan_of):
         for s in one.segments:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.measure.scoring._generate import Generated, Sampling, choose
+from harness.measure.scoring._generate import Generated
+from harness.measure.scoring._sampling import Sampling, choose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,8 +11,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from harness.errors import MeasurementError
 from harness.measure.scoring._forward import Budget, unsupported
-from harness.measure.scoring._generate import GREEDY, Generated, Sampling, generate_tree
+from harness.measure.scoring._generate import Generated, generate_tree
 from harness.measure.scoring._plain import generate_plain
+from harness.measure.scoring._sampling import GREEDY, Sampling
 from harness.measure.scoring._score import Pair, score_plain, score_tree
 from harness.measure.scoring._text import StopStrings, encode_all, encode_pairs
 

@@ -1,0 +1,197 @@
+"""The loop: suggest, execute, measure, record. Resuming a sweep is running it again.
+
+Everything a sweep knows is in the store and the artifacts: what is there already is used, whichever sweep made it.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.data import Half
+from harness.errors import MeasurementError
+from harness.execute import Executor, StageSpec
+from harness.folders import Folders
+from harness.history import history, next_batch, owners
+from harness.objectives import kinds_of, objective_values
+from harness.plan import Plan
+from harness.progress import Display
+from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, measure_specs
+from harness.search import Past, best_trial
+from harness.store import Store
+from harness.sweep._graders import Graders
+from harness.sweep._records import Records, SweepState, TrialState
+from harness.sweep._work import FailedRunError, Work
+
+__all__ = ["Outcome", "run_sweep"]
+
+_ALL_KINDS: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "profile"})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    sweep: str
+    failures: list[str]
+    computed: int
+    """Stages and measurements that were computed now, not found."""
+
+
+async def run_sweep(plan: Plan, results: Path, executor: Executor, display: Display) -> Outcome:
+    """Run what is missing of a sweep, to its end.
+
+    A failed trial is a row with its reason and does not stop the others.
+    """
+    store = Store(results)
+    records = Records(store, plan)
+    work = Work(executor, Folders(results), display, records.measured)
+    sweep = _Sweep(plan, store, records, work, display)
+    records.sweep("running")
+    state: SweepState = "interrupted"
+    try:
+        await sweep.run()
+        state = "failed" if sweep.failures else "complete"
+    finally:
+        records.sweep(state)
+        store.ingest()
+    return Outcome(plan.sweep, sweep.failures, work.computed)
+
+
+class _Sweep:
+    def __init__(self, plan: Plan, store: Store, records: Records, work: Work, display: Display) -> None:
+        self.plan, self.facts, self.suite = plan, plan.facts, plan.suite
+        self.store, self.records, self.work, self.display = store, records, work, display
+        self.failures: list[str] = []
+        loop = asyncio.get_running_loop()
+        self._chosen: dict[tuple[str, str], asyncio.Future[tuple[int, Settings] | None]] = {
+            (cell.recipe, cell.model): loop.create_future() for cell in plan.cells
+        }
+        self._graders = Graders(plan.facts, self._chosen, work)
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for cell in self.plan.cells:
+                    group.create_task(self._cell(cell.recipe, cell.model))
+                for model in self.suite.models:
+                    group.create_task(self._final(Run("base", model, self.suite.seeds[0], {}), 0))
+        finally:
+            self.work.cancel()
+
+    async def _cell(self, recipe: str, model: str) -> None:
+        before: dict[str, Settings] = {}
+        for owner in owners(self.suite, recipe) - {recipe}:
+            used = await self._chosen[owner, model]
+            if used is None:
+                self._give_up(recipe, model, f"{recipe} was not run: {owner}, which it uses, has no successful trial")
+                return
+            before[owner] = used[1]
+        trial = 0
+        settings: Settings = {}
+        if self.suite.search_space(recipe):
+            best = await self._tune(recipe, model, before)
+            if best is None:
+                self._give_up(recipe, model, f"{recipe}: no trial succeeded, so it has no final figures")
+                return
+            trial, settings = best.number, best.settings
+        self._chosen[recipe, model].set_result((trial, settings))
+        async with asyncio.TaskGroup() as group:
+            for seed in self.suite.seeds:
+                group.create_task(self._final(Run(recipe, model, seed, {**before, recipe: settings}), trial))
+
+    def _give_up(self, recipe: str, model: str, reason: str) -> None:
+        self._fail(Run(recipe, model, self.suite.seeds[0], {}), 0, FailedRunError.because(reason))
+        self._chosen[recipe, model].set_result(None)
+
+    async def _tune(self, recipe: str, model: str, before: Mapping[str, Settings]) -> Past | None:
+        seed = self.suite.seeds[0]
+        while True:
+            past = history(self.store, self.suite, self.plan.sweep, recipe, model)
+            self.display.cell(recipe, model, len(past), self.suite.budget.trials_per_cell)
+            batch = next_batch(self.facts, self.plan.sweep, recipe, model, past)
+            if not batch:
+                return best_trial(past, list(self.suite.objectives.values()))
+            async with asyncio.TaskGroup() as group:
+                for number, settings in batch.items():
+                    group.create_task(self._trial(Run(recipe, model, seed, {**before, recipe: settings}), number))
+
+    async def _trial(self, run: Run, trial: int) -> None:
+        suite, started = self.suite, time.monotonic()
+        self.records.trial(run, trial, "tune", "running")
+        try:
+            specs = chain(self.facts, run)
+            models = chain_ends(self.facts, run, specs)
+            await self._train(run, trial, specs)
+            await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
+            self.store.ingest()
+            values = objective_values(self.store, suite, self.plan.sweep, run.recipe, run.model, trial, run.seed)
+        except FailedRunError as error:
+            self._failed_trial(run, trial, "tune", error, started)
+        except MeasurementError as error:
+            self._failed_trial(run, trial, "tune", FailedRunError.because(str(error)), started)
+        else:
+            seconds = time.monotonic() - started
+            self.records.trial(run, trial, "tune", "complete", models=models, objectives=values, seconds=seconds)
+            shown = ", ".join(f"{n} {v:.3f}" for n, v in values.items())
+            self.display.note(f"{run.recipe} trial {trial}: {shown} with {_short(run.settings[run.recipe])}")
+        self.store.ingest()
+
+    async def _final(self, run: Run, trial: int) -> None:
+        started = time.monotonic()
+        specs = chain(self.facts, run)
+        models = chain_ends(self.facts, run, specs)
+        # What is complete keeps its row, with what it took; it is walked all the same, for what may be missing now.
+        done = self.records.is_complete(run, trial, models.artifact)
+        if not done:
+            self.records.trial(run, trial, "final", "running")
+        try:
+            await self._train(run, trial, specs)
+            # Latency and memory are the architecture's, which a seed does not change: one seed is profiled.
+            kinds = _ALL_KINDS if run.seed == self.suite.seeds[0] else _ALL_KINDS - {"profile"}
+            await self._measure(run, trial, "final", models, kinds)
+        except FailedRunError as error:
+            self._failed_trial(run, trial, "final", error, started)
+        else:
+            if not done:
+                seconds = time.monotonic() - started
+                self.records.trial(run, trial, "final", "complete", models=models, seconds=seconds)
+                self.display.note(f"{run.recipe} seed {run.seed}: measured")
+        self.store.ingest()
+
+    async def _train(self, run: Run, trial: int, specs: Sequence[StageSpec]) -> None:
+        for position, spec in enumerate(specs):
+            reused = await self.work.stage(spec)
+            self.records.stage(run, trial, position, spec, reused=reused)
+
+    async def _measure(self, run: Run, trial: int, phase: Half, models: Models, kinds: frozenset[ItemKind]) -> None:
+        reward = await self._graders.reward(run, phase) if "gold" in kinds else None
+        judged = "judge" in kinds and self.suite.measure.judge is not None
+        judge = await self._graders.judge(run, models) if judged else None
+        label = f"{run.recipe} seed {run.seed}: measuring"
+        models = replace(models, reward=reward, judge=judge)
+        specs = measure_specs(self.facts, models, (phase,), kinds, label)
+        self.records.measurements(run, trial, phase, models.artifact, specs)
+        outcomes = await asyncio.gather(*(self.work.measure(spec) for _, spec in specs), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _failed_trial(self, run: Run, trial: int, phase: Half, error: FailedRunError, started: float) -> None:
+        self._fail(run, trial, error)
+        state: TrialState = "infeasible" if error.result.state == "infeasible" else "failed"
+        self.records.trial(run, trial, phase, state, seconds=time.monotonic() - started)
+
+    def _fail(self, run: Run, trial: int, error: FailedRunError) -> None:
+        self.records.failure(run, trial, error)
+        state, message = error.result.state, error.result.message
+        what = f"{run.recipe} trial {trial} seed {run.seed}"
+        if state != "infeasible":
+            self.failures.append(f"{what}: {message}")
+        self.display.note(f"{what}: {state}: {message}")
+
+
+def _short(settings: Settings) -> str:
+    parts = [f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in settings.items()]
+    return ", ".join(parts) or "no settings to tune"

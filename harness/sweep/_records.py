@@ -1,0 +1,132 @@
+"""What a sweep writes into the store: its own events, those of its trials, what each run used, why one failed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from harness.data import Half
+from harness.execute import MeasureSpec, StageSpec
+from harness.plan import Plan
+from harness.provenance import environment
+from harness.resolve import Models, Run
+from harness.store import Store
+from harness.sweep._work import FailedRunError
+from harness.targets import Target
+
+__all__ = ["Records", "SweepState", "TrialState"]
+
+SweepState = Literal["running", "complete", "failed", "interrupted"]
+TrialState = Literal["running", "complete", "failed", "infeasible"]
+
+_RUN = ("recipe", "model", "trial", "seed")
+
+
+class Records:
+    """The rows of one sweep. Those that are there when it begins are read once; a link stands once."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self._store, self._plan = store, plan
+        store.ingest()
+        run, mine = ", ".join(_RUN), f"WHERE sweep = '{plan.sweep}'"
+        self.measured: frozenset[str] = frozenset(
+            store.query("SELECT measurement FROM raw.measurements")["measurement"].to_list()
+        )
+        """Keys of all measurements in the store, whichever sweep made them."""
+        self._complete = set(
+            store.query(f"SELECT {run}, artifact FROM trials {mine} AND phase = 'final' AND state = 'complete'").rows()
+        )
+        self._linked: set[tuple[object, ...]] = {
+            *store.query(f"SELECT {run}, stage FROM raw.stage_links {mine}").rows(),
+            *store.query(f"SELECT {run}, phase, target, measurement FROM raw.measurement_links {mine}").rows(),
+        }
+
+    def sweep(self, state: SweepState) -> None:
+        """The sweep has begun or ended."""
+        env, suite = environment(), self._plan.suite
+        event = {
+            "sweep": self._plan.sweep,
+            "suite": suite.name,
+            "question": suite.question,
+            "state": state,
+            "yaml": suite.text,
+            "suite_json": json.dumps(suite.model_dump(mode="json")),
+            "plan_json": json.dumps(self._plan.to_json()),
+            "data": self._plan.facts.source.label(),
+            "environment": env.key,
+            "at": env.now(),
+        }
+        self._store.append_many({"sweep_events": [event], "environment_rows": [env.row()]})
+
+    def is_complete(self, run: Run, trial: int, artifact: str) -> bool:
+        """Whether the final run with this model was complete when the sweep began."""
+        return (run.recipe, run.model, trial, run.seed, artifact) in self._complete
+
+    def trial(
+        self,
+        run: Run,
+        trial: int,
+        phase: Half,
+        state: TrialState,
+        *,
+        models: Models | None = None,
+        objectives: Mapping[str, float] | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """A tuning trial or a final run has come into this state."""
+        row = {
+            **self._where(run, trial),
+            "phase": phase,
+            "state": state,
+            "settings": json.dumps(dict(run.settings.get(run.recipe, {})), sort_keys=True),
+            "objectives": json.dumps(dict(objectives)) if objectives is not None else None,
+            "artifact": models.artifact if models else None,
+            "reward_artifact": models.reward if models else None,
+            "seconds": seconds,
+            "at": environment().now(),
+        }
+        self._store.append("trial_events", [row])
+
+    def stage(self, run: Run, trial: int, position: int, spec: StageSpec, *, reused: bool) -> None:
+        """The run goes through this stage."""
+        link = (run.recipe, run.model, trial, run.seed, spec.key)
+        if link not in self._linked:
+            self._linked.add(link)
+            row = {**self._where(run, trial), "position": position, "step": spec.method}
+            self._store.append("stage_links", [{**row, "stage": spec.key, "reused": reused}])
+
+    def measurements(
+        self, run: Run, trial: int, phase: Half, artifact: str, specs: Sequence[tuple[Target, MeasureSpec]]
+    ) -> None:
+        """The run goes by these measurements of its model, made already or not."""
+        links = [
+            {**self._where(run, trial), "phase": phase, "artifact": artifact, "target": target.name}
+            | {"measurement": item.key}
+            for target, spec in specs
+            for item in spec.items
+            if (run.recipe, run.model, trial, run.seed, phase, target.name, item.key) not in self._linked
+        ]
+        self._linked |= {(*(r[c] for c in _RUN), r["phase"], r["target"], r["measurement"]) for r in links}
+        self._store.append("measurement_links", links)
+
+    def failure(self, run: Run, trial: int, error: FailedRunError) -> None:
+        """The run has ended without a result."""
+        result = error.result
+        row = {
+            **self._where(run, trial),
+            "stage": error.stage,
+            "measurement": error.measurement,
+            "kind": result.state if result.state in ("infeasible", "crash") else "failed",
+            "message": result.message,
+            "traceback": result.traceback,
+            "at": environment().now(),
+        }
+        self._store.append("failure_events", [row])
+
+    def _where(self, run: Run, trial: int) -> dict[str, object]:
+        return {
+            "sweep": self._plan.sweep,
+            "recipe": run.recipe,
+            "model": run.model,
+            "trial": trial,
+            "seed": run.seed,
+        }

@@ -1,0 +1,90 @@
+"""Stages and measurements awaited by their content keys: each is computed once, whichever runs ask for it."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Self
+
+from harness.execute import Executor, MeasureSpec, Result, StageSpec
+from harness.folders import Folders
+from harness.progress import Display
+
+__all__ = ["FailedRunError", "Work"]
+
+
+class FailedRunError(Exception):
+    """A stage or measurement that a run needs has failed."""
+
+    def __init__(self, result: Result, *, stage: str | None = None, measurement: str | None = None) -> None:
+        super().__init__(result.message)
+        self.result, self.stage, self.measurement = result, stage, measurement
+
+    @classmethod
+    def because(cls, message: str) -> Self:
+        """Nothing that ran has failed: the run cannot be, for this reason."""
+        return cls(Result(key="", state="failed", message=message))
+
+
+class Work:
+    """What a sweep computes. Runs that need the same wait for the same task."""
+
+    def __init__(self, executor: Executor, folders: Folders, display: Display, measured: Iterable[str]) -> None:
+        """`measured` are the keys of the measurements that the store has."""
+        self._executor, self._folders, self._display = executor, folders, display
+        self._measured = set(measured)
+        self._stages: dict[str, asyncio.Task[bool]] = {}
+        self._measures: dict[str, asyncio.Task[None]] = {}
+        self.computed = 0
+        """Stages and measurements that were computed now, not found."""
+
+    async def stage(self, spec: StageSpec) -> bool:
+        """Have the stage's artifact; whether it was there, or under way, already.
+
+        Raises:
+            FailedRunError: it cannot be had.
+        """
+        first = spec.key not in self._stages
+        if first:
+            self._stages[spec.key] = asyncio.create_task(self._make_stage(spec))
+        return await asyncio.shield(self._stages[spec.key]) or not first
+
+    async def measure(self, spec: MeasureSpec) -> None:
+        """Have the spec's measurements in the store's shards; only those are made that are not there or under way.
+
+        Raises:
+            FailedRunError: one of them cannot be had.
+        """
+        missing = tuple(i for i in spec.items if i.key not in self._measured and i.key not in self._measures)
+        shared = [self._measures[i.key] for i in spec.items if i.key in self._measures]
+        if missing:
+            spec = spec.model_copy(update={"items": missing})
+            task = asyncio.create_task(self._make_measurements(spec))
+            self._measures |= {i.key: task for i in missing}
+            shared.append(task)
+        for task in dict.fromkeys(shared):
+            await asyncio.shield(task)
+
+    def cancel(self) -> None:
+        """Stop what is under way: it is shielded from the run that happened to start it, not from the sweep's end."""
+        for task in [*self._stages.values(), *self._measures.values()]:
+            task.cancel()
+
+    async def _make_stage(self, spec: StageSpec) -> bool:
+        if self._folders.has(spec.key):
+            return True
+        result = await self._execute(spec)
+        if result.state != "complete":
+            raise FailedRunError(result, stage=spec.key)
+        return False
+
+    async def _make_measurements(self, spec: MeasureSpec) -> None:
+        result = await self._execute(spec)
+        if result.state != "complete":
+            raise FailedRunError(result, measurement=spec.items[0].key)
+        self._measured |= {i.key for i in spec.items}
+
+    async def _execute(self, spec: StageSpec | MeasureSpec) -> Result:
+        self.computed += 1
+        self._display.waiting(spec.key, spec.label)
+        result = await self._executor.run(spec, self._display.progress)
+        self._display.finished(spec.key, result.state)
+        return result

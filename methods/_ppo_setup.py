@@ -1,0 +1,183 @@
+"""What a run of PPO works with, made and checked before its first iteration: token ids, and models in their roles."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.method import Context, Inputs, LoadedModel
+from methods._ppo_models import Batch, Policy, Sampler, Scores, TokenScorer, cast_linears, check_model, closing_tokens
+
+if TYPE_CHECKING:
+    from methods.ppo import PPOParams
+
+__all__ = ["Models", "Texts", "load_pair", "make_models", "make_texts"]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts as token ids, and the tokens that end a text."""
+
+    prompts: list[list[int]]
+    left_out: int
+    """Prompts that were empty or too long."""
+    eos: int
+    pad: int
+    closing: list[int]
+    """What the chat template writes after an answer's end token."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a run by their roles, some of which share weights."""
+
+    trained: Any
+    """The causal model that learns; with LoRA, its layers are inside."""
+    peft: Any
+    """The adapters' wrapper around it, None without LoRA."""
+    sampler: Sampler
+    policy: Policy
+    """What learns: the trained model with the value head, where there is one."""
+    sampling_policy: Policy
+    """The same as it was when it sampled."""
+    reference: Policy
+    reward: TokenScorer
+    value_model: TokenScorer | None
+    attending: list[Any]
+    """Every model that is run."""
+
+    def values(self, batch: Batch, scores: Scores) -> Tensor:
+        """Values [rows, response length]: of the head, which `scores` has, or of the value model."""
+        if self.value_model is None:
+            if scores.values is None:
+                raise ValueError("the policy has no value head and there is no value model")
+            return scores.values
+        return batch.spread(self.value_model.at(batch.ids, batch.rows, batch.columns))
+
+    def adapter_off(self) -> "AbstractContextManager[object]":
+        """In it, the trained model is as it was before any training."""
+        off: AbstractContextManager[object] = nullcontext() if self.peft is None else self.peft.disable_adapter()
+        return off
+
+
+def load_pair(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
+    """The policy and the reward model.
+
+    Raises:
+        UserError: their tokenizers differ, or the policy is of a kind that PPO here does not know.
+    """
+    policy, reward = inputs.load("policy"), inputs.load("reward")
+    if policy.tokenizer.get_vocab() != reward.tokenizer.get_vocab():
+        raise UserError(
+            f"ppo: the reward model in {reward.folder} has another tokenizer than the policy in {policy.folder}; "
+            "train the reward model from the same base model"
+        )
+    check_model(policy.model)
+    return policy, reward
+
+
+def make_texts(inputs: Inputs, policy: LoadedModel, params: "PPOParams") -> Texts:
+    """The prompts, tokenized as the policy reads them.
+
+    Raises:
+        UserError: there are none of a length that fits, or the tokenizer names no end token.
+    """
+    eos, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
+    if eos is None:
+        raise UserError(f"ppo: the tokenizer in {policy.folder} names no end token (eos_token)")
+    closing = closing_tokens(policy.tokenizer)
+    prompts, left_out = _prompts(inputs, policy.tokenizer, params.max_prompt_tokens)
+    limit = policy.model.config.get_text_config().max_position_embeddings
+    longest = max(map(len, prompts)) + params.max_new_tokens + len(closing) + 1
+    if longest > limit:
+        raise UserError(
+            f"ppo: prompt and response may reach {longest} tokens, the model holds {limit}; "
+            "lower max_new_tokens or max_prompt_tokens"
+        )
+    return Texts(prompts, left_out, int(eos), int(eos if pad is None else pad), closing)
+
+
+def _prompts(inputs: Inputs, tokenizer: Any, most: int) -> tuple[list[list[int]], int]:  # noqa: ANN401 -- transformers is untyped
+    if inputs.dataset is None:
+        raise UserError("ppo needs a dataset of prompts")
+    prompts = []
+    for row in inputs.dataset:
+        text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    kept = [p for p in prompts if 0 < len(p) <= most]
+    if not kept:
+        raise UserError(f"ppo: none of the {len(prompts)} prompts has 1 to {most} tokens; raise max_prompt_tokens")
+    return kept, len(prompts) - len(kept)
+
+
+def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", context: Context) -> Models:  # noqa: ANN401 -- transformers is untyped
+    """The models in their roles, from the loaded policy and reward model, which are changed.
+
+    Raises:
+        UserError: the reward model gives no score, or policy and reference are one model in memory.
+    """
+    precision = context.precision
+    model.eval()
+    value_model = copy.deepcopy(reward).eval().requires_grad_(True) if params.value == "model" else None
+    reward.eval().requires_grad_(False)
+    if precision == "bfloat16":
+        cast_linears(reward.base_model)
+    scorer = TokenScorer(reward, precision)
+    sampler = Sampler(model, precision, separate=precision == "bfloat16" or params.lora_rank > 0)
+    if params.lora_rank:
+        peft, reference = _adapted(model, params, context.seed), model
+    else:
+        peft, reference = None, _reference(inputs, model.requires_grad_(True), precision)
+    head = _value_head(model) if value_model is None else None
+    # The sampler's ready-cast copy gives, bit for bit, what the policy gives under autocast, without casting 135M
+    # weights for each minibatch. Not with LoRA: merged weights round otherwise than base and adapter.
+    scoring = model if params.lora_rank else sampler.model
+    running = [model, sampler.model, reward, reference, value_model]
+    return Models(
+        trained=model,
+        peft=peft,
+        sampler=sampler,
+        policy=Policy(model, precision, params.temperature, head, params.value_gradient),
+        sampling_policy=Policy(scoring, precision, params.temperature, head),
+        reference=Policy(reference, precision, params.temperature),
+        reward=scorer,
+        value_model=TokenScorer(value_model, precision) if value_model is not None else None,
+        attending=[m for m in running if m is not None],
+    )
+
+
+def _adapted(model: Any, params: "PPOParams", seed: int) -> Any:  # noqa: ANN401 -- peft is untyped
+    import peft
+
+    config = peft.LoraConfig(
+        r=params.lora_rank,
+        lora_alpha=params.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = peft.get_peft_model(model, config)
+    adapted.eval()
+    return adapted
+
+
+def _reference(inputs: Inputs, model: Any, precision: str) -> Any:  # noqa: ANN401 -- transformers is untyped
+    reference = inputs.load("reference").model.eval().requires_grad_(False)
+    if reference is model:
+        raise UserError("ppo: the reference must be a second model in memory, not the policy itself")
+    if precision == "bfloat16":
+        cast_linears(reference)
+    return reference
+
+
+def _value_head(model: Any) -> nn.Linear:  # noqa: ANN401 -- transformers is untyped
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head

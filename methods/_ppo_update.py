@@ -1,0 +1,115 @@
+"""Learning from a batch of experience: clipped steps of policy and value, until the policy is far enough."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from harness.method import Context
+from methods._ppo_experience import Experience, shuffled
+from methods._ppo_math import finite, masked_mean, policy_loss, value_loss
+from methods._ppo_setup import Models
+
+if TYPE_CHECKING:
+    from methods.ppo import PPOParams
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """The weights that change, and their optimizer."""
+
+    def __init__(self, models: Models, params: "PPOParams", context: Context, generator: torch.Generator) -> None:
+        self.models, self.params, self.context, self.generator = models, params, context, generator
+        head, value_model = models.policy.value_head, models.value_model
+        self.policy_weights: list[nn.Parameter] = [p for p in models.trained.parameters() if p.requires_grad]
+        value_module = value_model.model if value_model is not None else head
+        self.value_weights: list[nn.Parameter] = list(value_module.parameters()) if value_module is not None else []
+        value_rate = params.value_learning_rate or (1e-3 if head is not None else params.learning_rate)
+        self.rates = [params.learning_rate, value_rate]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": self.policy_weights, "lr": self.rates[0]},
+                {"params": self.value_weights, "lr": self.rates[1]},
+            ],
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            fused=True,
+        )
+
+    def set_rates(self, factor: float) -> float:
+        """Learn at this part of the full rates from now on; the policy's rate."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        return self.rates[0] * factor
+
+    def update(self, experience: Experience) -> dict[str, float]:
+        """Train on a batch for `epochs` passes, or until it is past `max_kl` from the sampling policy.
+
+        Raises:
+            InfeasibleError: see `step`; or the stage is past its deadline.
+        """
+        params, count = self.params, len(experience.prompts)
+        seen: list[dict[str, float]] = []
+        for epoch in range(params.epochs):
+            order = experience.minibatches
+            if epoch > 0:
+                order = shuffled(count, params.minibatch_size, self.generator, self.models.trained.device)
+            for rows in order:
+                self.context.check()
+                measured, stepped = self.step(experience, rows)
+                seen.append(measured)
+                if not stepped:
+                    return _summary(seen)
+        return _summary(seen)
+
+    def step(self, experience: Experience, rows: Tensor) -> tuple[dict[str, float], bool]:
+        """One minibatch: measure it, and take an optimizer step unless it is past `max_kl` (then False).
+
+        Raises:
+            InfeasibleError: the loss or the gradient is not finite.
+        """
+        params = self.params
+        batch = experience.batch(rows)
+        now = self.models.policy.evaluate(batch, entropy=params.entropy_coef > 0)
+        values = self.models.values(batch, now)
+        fit = policy_loss(
+            now.logprobs, experience.logprobs[rows], experience.advantages[rows], batch.mask, params.clip_range
+        )
+        misfit = value_loss(
+            values, experience.values[rows], experience.returns[rows], batch.mask, params.value_clip_range
+        )
+        loss = fit.loss + params.value_coef * misfit
+        if now.entropy is not None:
+            loss = loss - params.entropy_coef * masked_mean(now.entropy, batch.mask)
+        finite(float(loss.detach()), "the loss")
+        apart = float(fit.approximate_kl)
+        measured = {
+            "policy_loss": float(fit.loss.detach()),
+            "value_loss": float(misfit.detach()),
+            "approximate_kl": apart,
+            "clip_fraction": float(fit.clip_fraction),
+            "ratio_max": float(fit.ratio_max),
+            "grad_norm": 0.0,
+            "updates": 0.0,
+        }
+        if params.max_kl is not None and apart > params.max_kl:
+            return measured, False
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        # A value model has its own norm: its early, large errors must not shrink the policy's steps.
+        groups = [self.policy_weights, self.value_weights]
+        if self.models.value_model is None:
+            groups = [self.policy_weights + self.value_weights]
+        norms = [float(nn.utils.clip_grad_norm_(group, params.max_grad_norm)) for group in groups]
+        for norm in norms:
+            finite(norm, "the gradient's norm")
+        self.optimizer.step()
+        return measured | {"grad_norm": norms[0], "updates": 1.0}, True
+
+
+def _summary(seen: list[dict[str, float]]) -> dict[str, float]:
+    summary = {k: sum(m[k] for m in seen) / len(seen) for k in seen[0]}
+    summary["ratio_max"] = max(m["ratio_max"] for m in seen)
+    summary["updates"] = sum(m["updates"] for m in seen)
+    return summary
