@@ -167,7 +167,7 @@ def _datasets(suite: Suite) -> list[tuple[str, str]]:
 
 
 def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSpec] = ()) -> Plan:
-    """Cells and cost. `known` are the stages whose settings are decided already (see `harness.history.known_stages`)."""
+    """Cells and cost. `known`: the stages whose settings are decided already (see `harness.history.known_stages`)."""
     cells = []
     stages = 0
     for model in suite.models:
