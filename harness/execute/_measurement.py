@@ -23,6 +23,8 @@ _PROFILE_LIMIT_S = 3600.0
 Log = Callable[[int, int, Mapping[str, float]], None]
 Row = dict[str, object]
 
+_NONE: Mapping[str, str] = {}
+
 
 def run_measurements(spec: MeasureSpec, results: Path, log: Log) -> None:
     """Make every measurement of the spec that the store's shards lack.
@@ -71,7 +73,9 @@ class _Work:
             self._loaded[reference, head] = loaded
         return self._loaded[reference, head]
 
-    def save(self, item: Item, table: str, rows: list[Row], seconds: float, artifact: str) -> None:
+    def save(
+        self, item: Item, table: str, rows: list[Row], seconds: float, artifact: str, notes: Mapping[str, str] = _NONE
+    ) -> None:
         env = environment()
         measurement: Row = {
             "measurement": item.key,
@@ -79,7 +83,7 @@ class _Work:
             "target": json.dumps(self.target.numerics(), sort_keys=True),
             "kind": item.kind,
             "task": item.task,
-            "settings": json.dumps(item.settings, sort_keys=True),
+            "settings": json.dumps({**item.settings, **notes}, sort_keys=True),
             "data": self.source.label(),
             "seconds": seconds,
             "environment": env.key,
@@ -101,6 +105,7 @@ class _Work:
 
         started = time.monotonic()
         settings = {k: v for k, v in items[0].settings.items() if k != "of"}
+        notes: dict[str, str] = {}
         rows = measure_tasks(
             self.load(self.spec.model),
             self.source,
@@ -108,10 +113,11 @@ class _Work:
             self.spec.halves,
             "hf" if self.spec.scorer == "hf" else "prefix-tree",
             progress=self.tick,
+            note=lambda reason: notes.update(scorer_fallback=reason),
         )
         seconds = time.monotonic() - started
         for item in items:
-            self.save(item, "samples", rows[item.task], seconds / len(items), self.spec.artifact)
+            self.save(item, "samples", rows[item.task], seconds / len(items), self.spec.artifact, notes)
 
     def gold(self, item: Item) -> None:
         from harness.measure.gold import measure_gold

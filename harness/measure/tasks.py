@@ -184,6 +184,7 @@ def measure_tasks(
     *,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, list[Row]]:
     """Score a model on tasks: only documents of these halves are shown to it.
 
@@ -191,6 +192,7 @@ def measure_tasks(
         scorer: `prefix-tree`, or lm-eval's own `hf` (8 rows a batch unless `batch_size` says otherwise).
         batch_size: rows a batch, for `hf` only.
         progress: called with (requests done, requests in all) as the work proceeds (`hf`: at its end).
+        note: called with the reason where `prefix-tree` cannot share tokens for this model and scores plain batches.
 
     Returns:
         For each leaf task, rows of the table `samples` without the measurement's key: document, half, prompt_hash,
@@ -213,6 +215,8 @@ def measure_tasks(
     if not active:
         return rows
     lm = _scorer(loaded, scorer, batch_size, progress)
+    if note is not None and scorer == "prefix-tree" and lm.engine.fallback:
+        note(lm.engine.fallback)
     with _no_bars():
         results = lm_eval.evaluator.evaluate(
             lm, {"tasks": {leaf.name: leaf.task for leaf in active}}, bootstrap_iters=0, log_samples=True

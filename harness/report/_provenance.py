@@ -110,6 +110,10 @@ def provenance(facts: Facts) -> Html:
     return join(
         tag("h3", "Data sources"),
         tag("p", "; ".join(sources)),
+        *(
+            tag("p", f"{r['label']}: benchmarks scored in plain batches, since {r['reason']}.")
+            for r in facts.fallbacks.sort("label").iter_rows(named=True)
+        ),
         tag("h3", "Environments"),
         *(environments or [tag("p", "None was recorded.", class_="empty")]),
         _stages(facts),

@@ -36,6 +36,11 @@ _PROFILES = """
         p.settings, p.environment, p.measurement
     FROM trials t JOIN profiles p USING (artifact) WHERE t.sweep = $sweep AND t.phase = 'final'
 """
+_FALLBACKS = """
+    SELECT DISTINCT l.recipe, l.model, json_extract_string(m.settings, '$.scorer_fallback') AS reason
+    FROM raw.measurement_links l JOIN raw.measurements m USING (measurement)
+    WHERE l.sweep = $sweep AND json_extract_string(m.settings, '$.scorer_fallback') IS NOT NULL
+"""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class Facts:
     stages: "pl.DataFrame"
     failures: "pl.DataFrame"
     environments: "pl.DataFrame"
+    fallbacks: "pl.DataFrame"
+    """Models whose benchmark scores were computed in plain batches, and why."""
     cache: dict[object, object] = field(default_factory=dict, repr=False)
     """Intervals that several parts of the page show, computed once."""
 
@@ -229,4 +236,5 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         stages=stages,
         failures=of_sweep("SELECT * FROM failures WHERE sweep = $sweep ORDER BY recorded_at"),
         environments=environments.filter(pl.col("environment").is_in(list(used))),
+        fallbacks=of_sweep(_FALLBACKS),
     )

@@ -291,3 +291,150 @@ def test_the_two_attention_kernels_agree() -> None:
         plain = _attend_math(query, key, value, 0.3, causal, masked)
         for a, b in zip(fused, plain, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_compiled_models_say_so_and_score_the_same(tiny_model: Path, theirs: HFLM) -> None:
+    loaded = load_model(tiny_model)
+    whole = torch.compile(loaded.model, backend="eager")
+    by_parts = load_model(tiny_model)
+    by_parts.model.forward = torch.compile(by_parts.model.forward, backend="eager", dynamic=True)
+    for model in (whole, by_parts.model):
+        lm = PrefixTreeLM(model, tokenizer=loaded.tokenizer)
+        assert lm.engine.fallback == "it is compiled"
+        assert lm.get_model_info()["scorer_fallback"] == "it is compiled"
+        _same(lm, theirs, ADVERSARIAL[2:8])
+
+
+def test_quantised_models_share_tokens(tiny_model: Path) -> None:
+    torchao = pytest.importorskip("torchao.quantization")
+    loaded = load_model(tiny_model)
+    torchao.quantize_(loaded.model, torchao.Int8WeightOnlyConfig())
+    lm = PrefixTreeLM(loaded.model, tokenizer=loaded.tokenizer)
+    assert lm.engine.fallback is None
+    reference = HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=1, logits_cache=False)
+    _same(lm, reference, ADVERSARIAL[2:8])
+
+
+def test_a_device_without_room_gets_smaller_passes(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.measure.scoring import _forward
+
+    contexts = [loaded.tokenizer(f"def f{i} " * 12)["input_ids"] for i in range(9)]
+    pairs = [(c, 2) for c in contexts]
+    engine = Engine(loaded.model)
+    expected, written = engine.score(pairs), engine.generate(contexts, 5)
+    real, room = _forward.forward, 100
+
+    def narrow(model: Any, plan: Any, tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if len(tokens) > room:
+            raise torch.OutOfMemoryError("as a GPU says it")
+        return real(model, plan, tokens, *rest)
+
+    monkeypatch.setattr(_forward, "forward", narrow)
+    assert engine.generate(contexts, 5) == written
+    assert engine.budget.tokens <= 128
+    engine = Engine(loaded.model)
+    assert [v for v, _ in engine.score(pairs)] == pytest.approx([v for v, _ in expected], abs=1e-4)
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        engine.score(pairs)
+
+
+def _random_model(seed: int, kind: str, layers: int, groups: int, tied: bool) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    common = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": tied}
+    if kind == "gpt2":
+        config = GPT2Config(n_embd=16, n_layer=layers, n_head=4, n_positions=256, initializer_range=0.5, **common)
+        return GPT2LMHeadModel(config).eval()
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": layers, "num_attention_heads": 4}
+    more = {**common, **sizes, "num_key_value_heads": groups, "initializer_range": 0.5, "max_position_embeddings": 256}
+    if kind == "llama":
+        return LlamaForCausalLM(LlamaConfig(head_dim=6, **more)).eval()
+    return Qwen2ForCausalLM(Qwen2Config(**more)).eval()
+
+
+_TOKENS = st.lists(st.integers(0, 39), min_size=1, max_size=30)
+_MODELS = st.builds(
+    _random_model,
+    st.integers(0, 99),
+    st.sampled_from(["llama", "qwen2", "gpt2"]),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 4]),
+    st.booleans(),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(_MODELS, _TOKENS, st.lists(st.tuples(_TOKENS, st.integers(1, 5)), min_size=1, max_size=10), st.integers(8, 80))
+def test_random_models_score_as_their_plain_forward_pass(
+    model: Any, stem: list[int], tails: list[tuple[list[int], int]], tokens: int
+) -> None:
+    pairs = [(stem + tail, min(count, len(tail))) for tail, count in tails]
+    pairs += [(stem + tails[0][0], 1), ([0, *tails[-1][0]], 1)]
+    engine = Engine(model, tokens)
+    assert engine.fallback is None
+    for (sequence, count), (value, greedy) in zip(pairs, engine.score(pairs), strict=True):
+        with torch.inference_mode():
+            logits = torch.log_softmax(model(torch.tensor([sequence[:-1]])).logits[0, -count:].float(), -1)
+        right = logits.gather(-1, torch.tensor(sequence[-count:])[:, None])
+        assert value == pytest.approx(float(right.sum()), abs=1e-3)
+        assert greedy == bool((logits.argmax(-1) == torch.tensor(sequence[-count:])).all())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    _MODELS,
+    _TOKENS,
+    st.lists(st.tuples(_TOKENS, st.integers(1, 12)), min_size=1, max_size=12),
+    st.integers(8, 80),
+    st.integers(1, 6),
+)
+def test_random_models_write_what_they_write_alone(
+    model: Any, stem: list[int], asked: list[tuple[list[int], int]], tokens: int, rows: int
+) -> None:
+    """However many places there are, and whoever shares them."""
+    from dataclasses import replace
+
+    contexts, limits = [stem + tail for tail, _ in asked] + [stem], [n for _, n in asked] + [5]
+    engine = Engine(model, tokens)
+    per_token = 2 * 4 * model.config.num_hidden_layers * 32
+    engine.budget = replace(engine.budget, cache_bytes=rows * 80 * per_token)
+    ends = frozenset(range(4))
+    written = engine.generate(contexts, limits, ends=ends)
+    for context, limit, got in zip(contexts, limits, written, strict=True):
+        ids = list(context)
+        for token in got.tokens:
+            with torch.inference_mode():
+                logits = model(torch.tensor([ids])).logits[0, -1].float()
+            # Not the same token, but as good a one: two of them may be equally likely.
+            assert float(logits.max() - logits[token]) < 1e-3
+            ids.append(token)
+        assert got.ended == (got.tokens[-1] in ends)
+        assert got.ended or len(got.tokens) == limit
+        assert not ends & set(got.tokens[:-1])
+
+
+def test_lm_evals_own_command_line_knows_it(tiny_model: Path, tmp_path: Path) -> None:
+    import json
+    import os
+    import subprocess
+    import sys
+
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "harness.measure.scoring", "run", "--model", "prefix-tree", "--tasks", "hellaswag"]
+    command += ["--model_args", f"pretrained={tiny_model},dtype=float32", "--device", "cpu", "--limit", "4"]
+    command += ["--num_fewshot", "1", "--apply_chat_template", "--log_samples", "--output_path", str(tmp_path)]
+    # The bundled documents, found under their hub names from this folder.
+    environment = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    environment["HF_DATASETS_CACHE"] = str(tmp_path / "datasets")
+    ended = subprocess.run(
+        command, cwd=root / "harness" / "bundled", env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (found,) = tmp_path.rglob("results_*.json")
+    results = json.loads(found.read_text())
+    assert 0 <= results["results"]["hellaswag"]["acc_norm,none"] <= 1
+    assert results["config"]["scorer"] == "prefix-tree"
+    (samples,) = tmp_path.rglob("samples_hellaswag_*.jsonl")
+    assert len(samples.read_text().splitlines()) == 4

@@ -227,3 +227,15 @@ def test_official_documents_give_the_same_scores_as_hf(shared_data: Path, loaded
     for name, rows in ours.items():
         for row, right in zip(rows, theirs[name], strict=True):
             assert row == {**right, "score": pytest.approx(right["score"], abs=1e-3)}
+
+
+def test_a_model_that_cannot_share_tokens_is_noted(source: DataSource, tiny_model: Path) -> None:
+    loaded = load_model(tiny_model)
+    said: list[str] = []
+    task = {"hellaswag": _Settings(limit=2)}
+    rows = measure_tasks(loaded, source, task, ["tune", "final"], note=said.append)
+    assert said == []
+    loaded.model._supports_attention_backend = False
+    again = measure_tasks(loaded, source, task, ["tune", "final"], note=said.append)
+    assert said == ["its attention cannot be replaced"]
+    assert [r["score"] for r in again["hellaswag"]] == [r["score"] for r in rows["hellaswag"]]

@@ -369,3 +369,11 @@ def test_several_base_models_are_told_apart(store: Store, tmp_path: Path) -> Non
     assert [c.label for c in facts.contenders if c.recipe == "ppo"] == expected
     assert len({c.index for c in facts.contenders}) == 6
     assert write_report(other, SWEEP, tmp_path).exists()
+
+
+def test_says_which_models_were_scored_in_plain_batches(store: Store, page: Path, tmp_path: Path) -> None:
+    assert "in plain batches" not in page.read_text(encoding="utf-8")
+    settings = pl.lit(json.dumps({"scorer_fallback": "it has a <window>"})).alias("settings")
+    changes: dict[str, Change] = {"measurements": lambda f: f.with_columns(settings)}
+    other = write_report(derive(store, tmp_path / "results", changes), SWEEP, tmp_path)
+    assert "scored in plain batches, since it has a &lt;window&gt;." in other.read_text(encoding="utf-8")

@@ -1,20 +1,15 @@
-"""Attention over a packed row of tree segments: each attends to its ancestors (no mask) and to itself (causal).
-
-The two parts are merged exactly by their log-sum-exp (Juravsky et al. 2024, "Hydragen", arXiv:2402.05099): no dense
-tree mask, no padding outside the small self part, shared keys read once for all who share them.
-"""
+"""Attention that follows a plan instead of a mask: what transformers calls in every layer, and the kernel under it."""
 
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["NAME", "AttentionPlan", "KeyValues", "TreePlan", "UnsupportedAttentionError", "attend", "tree_attention"]
+__all__ = ["NAME", "AttentionPlan", "KeyValues", "UnsupportedAttentionError", "attend", "tree_attention"]
 
 NAME = "harness_prefix_tree"
 """The name under which transformers knows this attention implementation."""
@@ -121,109 +116,3 @@ def tree_attention(
     output = plan.run(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling)
     plan.layer += 1
     return output, None
-
-
-@dataclass
-class _Bucket:
-    """Segments of similar length that attend to themselves together, padded on the right."""
-
-    size: int
-    gather: Tensor
-    source: Tensor
-    target: Tensor
-
-
-@dataclass
-class _Group:
-    """Packed tokens `[low, high)` that attend to one path: slices of this pass and stored keys."""
-
-    low: int
-    high: int
-    path: list[tuple[int, int] | KeyValues]
-
-
-@dataclass
-class TreePlan(AttentionPlan):
-    """Attention over segments packed into one row.
-
-    `lengths` of the packed segments in order; `groups` of neighbours with a common path; `keep` maps a segment's id to
-    its slice whose keys and values later passes need: they appear in `kept`.
-    """
-
-    lengths: list[int]
-    device: torch.device
-    groups: list[_Group] = field(default_factory=list)
-    keep: dict[int, tuple[int, int]] = field(default_factory=dict)
-    kept: dict[int, KeyValues] = field(default_factory=dict)
-    buckets: list[_Bucket | tuple[int, int]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        offsets = [0]
-        for length in self.lengths:
-            offsets.append(offsets[-1] + length)
-        order = sorted(range(len(self.lengths)), key=lambda i: -self.lengths[i])
-        at = 0
-        while at < len(order):
-            size = self.lengths[order[at]]
-            end = at + 1
-            # Padding up to a third is cheaper than another kernel call; below 16 tokens calls are all that costs.
-            while end < len(order) and self.lengths[order[end]] >= (0 if size <= 16 else 0.7 * size):
-                end += 1
-            members = sorted(order[at:end])
-            if len(members) == 1:
-                self.buckets.append((offsets[members[0]], offsets[members[0] + 1]))
-            else:
-                self.buckets.append(self._bucket(size, [(offsets[m], self.lengths[m]) for m in members]))
-            at = end
-
-    def _bucket(self, size: int, members: list[tuple[int, int]]) -> _Bucket:
-        starts = torch.tensor([m[0] for m in members])
-        lengths = torch.tensor([m[1] for m in members])
-        steps = torch.arange(size)
-        inside = steps < lengths[:, None]
-        gather = (starts[:, None] + torch.minimum(steps, lengths[:, None] - 1)).flatten()
-        source = inside.flatten().nonzero()[:, 0]
-        return _Bucket(size, *(t.to(self.device) for t in (gather, source, gather[source])))
-
-    def add_group(self, low: int, high: int, path: list[tuple[int, int] | KeyValues]) -> None:
-        """Let the packed tokens `[low, high)` attend to a path: slices of this pass, or stored keys and values."""
-        self.groups.append(_Group(low, high, path))
-
-    def run(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """See `AttentionPlan.run`."""
-        heads, length, width = query.shape[1], query.shape[2], value.shape[-1]
-        for segment, (low, high) in self.keep.items():
-            self.kept.setdefault(segment, []).append((key[:, :, low:high].clone(), value[:, :, low:high].clone()))
-        output = query.new_empty(length, heads, width)
-        sums = query.new_empty(length, heads, dtype=torch.float32)
-        for bucket in self.buckets:
-            if isinstance(bucket, tuple):
-                low, high = bucket
-                parts = (x[:, :, low:high] for x in (query, key, value))
-                part, lse = attend(*parts, scale=scale, causal=True)
-                output[low:high] = part[0].transpose(0, 1)
-                sums[low:high] = lse[0].T
-            else:
-                parts = (
-                    x[0].index_select(1, bucket.gather).view(x.shape[1], -1, bucket.size, x.shape[-1]).transpose(0, 1)
-                    for x in (query, key, value)
-                )
-                part, lse = attend(*parts, scale=scale, causal=True)
-                output[bucket.target] = part.transpose(1, 2).flatten(0, 1)[bucket.source]
-                sums[bucket.target] = lse.transpose(1, 2).flatten(0, 1)[bucket.source]
-        if self.groups:
-            shared = torch.zeros_like(output)
-            shared_sums = torch.full_like(sums, float("-inf"))
-            for group in self.groups:
-                pairs = [
-                    (key[:, :, p[0] : p[1]], value[:, :, p[0] : p[1]]) if isinstance(p, tuple) else p[self.layer]
-                    for p in group.path
-                ]
-                keys, values = pairs[0] if len(pairs) == 1 else (torch.cat(x, 2) for x in zip(*pairs, strict=True))
-                part, lse = attend(query[:, :, group.low : group.high], keys, values, scale=scale)
-                shared[group.low : group.high] = part[0].transpose(0, 1)
-                shared_sums[group.low : group.high] = lse[0].T
-            # exp(b) / (exp(a) + exp(b)) is the weight of the second part in a softmax over both.
-            weight = torch.sigmoid(shared_sums - sums)[..., None]
-            output = torch.lerp(output.float(), shared.float(), weight).to(output.dtype)
-        return output[None]

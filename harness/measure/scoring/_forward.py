@@ -15,10 +15,10 @@ from harness.measure.scoring._attention import (
     NAME,
     AttentionPlan,
     KeyValues,
-    TreePlan,
     UnsupportedAttentionError,
     tree_attention,
 )
+from harness.measure.scoring._plan import TreePlan
 from harness.measure.scoring._tree import TokenTree, build_tree
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Pass", "forward", "kv_bytes", "passes", "run_passes", "unsupported"]
 
 log = logging.getLogger(__name__)
+
+
+_LEAST_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Budget:
             return Budget(tokens or 8192, 1 << 30, free // 3)
         return Budget(tokens or 2048, 1 << 28, min(1 << 30, psutil.virtual_memory().available // 4))
 
+    def halved(self) -> "Budget | None":
+        """For a device that had no room for this one; None where less would not help."""
+        if self.tokens < 2 * _LEAST_TOKENS:
+            return None
+        return Budget(self.tokens // 2, self.logit_bytes // 2, self.cache_bytes // 2)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -56,7 +65,8 @@ class Pass:
 
 def unsupported(model: "PreTrainedModel") -> str | None:
     """Why this model cannot be run over a tree of segments, or None: by its configuration, then by a trial."""
-    if isinstance(model, torch._dynamo.OptimizedModule):
+    if isinstance(model, torch._dynamo.OptimizedModule) or hasattr(model.forward, "_torchdynamo_orig_callable"):
+        # Attention that reads a plan would be traced again for every pass.
         return "it is compiled"
     config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
@@ -197,7 +207,7 @@ def run_passes(
                 last_use[ancestor] = index
     stored: dict[int, KeyValues] = {} if keep is None else keep
     for index, one in enumerate(plan_of):
-        plan, starts = _tree_plan(tree, one, stored, model.device)
+        plan, starts = _tree_plan(model, tree, one, stored)
         plan.keep = {
             s: (starts[s], starts[s] + len(tree.segments[s].tokens))
             for s in one.segments
@@ -217,14 +227,14 @@ def run_passes(
 
 
 def _tree_plan(
-    tree: TokenTree, one: Pass, stored: Mapping[int, KeyValues], device: torch.device
+    model: "PreTrainedModel", tree: TokenTree, one: Pass, stored: Mapping[int, KeyValues]
 ) -> tuple[TreePlan, dict[int, int]]:
     starts: dict[int, int] = {}
     at = 0
     for s in one.segments:
         starts[s] = at
         at += len(tree.segments[s].tokens)
-    plan = TreePlan([len(tree.segments[s].tokens) for s in one.segments], device)
+    plan = TreePlan([len(tree.segments[s].tokens) for s in one.segments], model.device, model.dtype)
     low = 0
     while low < len(one.segments):
         parent = tree.segments[one.segments[low]].parent
@@ -239,4 +249,5 @@ def _tree_plan(
             final = one.segments[high - 1]
             plan.add_group(starts[one.segments[low]], starts[final] + len(tree.segments[final].tokens), path)
         low = high
+    plan.gather_groups()
     return plan, starts

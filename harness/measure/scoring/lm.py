@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
@@ -60,7 +61,19 @@ class Engine:
         if not pairs:
             return []
         way = score_plain if self.fallback else score_tree
-        return way(self.model, pairs, self.budget, progress)
+        while True:
+            try:
+                return way(self.model, pairs, self.budget, progress)
+            except torch.OutOfMemoryError as error:
+                self._shrink(error)
+
+    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+        smaller = self.budget.halved()
+        if smaller is None:
+            raise error
+        log.warning("prefix-tree: out of memory at %d tokens a pass; going on with half", self.budget.tokens)
+        self.budget = smaller
+        torch.cuda.empty_cache()
 
     def generate(
         self,
@@ -75,16 +88,27 @@ class Engine:
     ) -> list[Generated]:
         """Continue each context, in order; see `generate_tree`. `seeds` make a sample independent of its batch."""
         limits = [max_new_tokens] * len(contexts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        own = list(range(len(contexts)) if seeds is None else seeds)
         found: dict[int, Generated] = {}
-        settings: dict[str, Any] = {"ends": ends, "stop": stop, "sampling": sampling, "seeds": seeds}
-        if self.fallback:
-            ways = generate_plain(self.model, contexts, limits, **settings)
-        else:
-            ways = generate_tree(self.model, contexts, limits, self.budget, **settings)
-        for index, generated in ways:
-            found[index] = generated
-            if progress is not None:
-                progress(len(found), len(contexts))
+        while left := [i for i in range(len(contexts)) if i not in found]:
+            parts = [contexts[i] for i in left], [limits[i] for i in left]
+            settings: dict[str, Any] = {
+                "ends": ends,
+                "stop": stop,
+                "sampling": sampling,
+                "seeds": [own[i] for i in left],
+            }
+            if self.fallback:
+                ways = generate_plain(self.model, *parts, **settings)
+            else:
+                ways = generate_tree(self.model, *parts, self.budget, **settings)
+            try:
+                for index, generated in ways:
+                    found[left[index]] = generated
+                    if progress is not None:
+                        progress(len(found), len(contexts))
+            except torch.OutOfMemoryError as error:
+                self._shrink(error)
         return [found[i] for i in range(len(contexts))]
 
 
@@ -215,6 +239,11 @@ class PrefixTreeLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             progress=self.progress,
         )
         return [self._text(g.tokens, stops) for g in generated]
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval writes beside its results, and how they were computed."""
+        info: dict[str, Any] = super().get_model_info()
+        return {**info, "scorer": "prefix-tree", "scorer_fallback": self.engine.fallback}
 
     def _text(self, tokens: list[int], stops: list[str]) -> str:
         end = self.think_end_token
