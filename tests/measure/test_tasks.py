@@ -232,10 +232,10 @@ def test_official_documents_give_the_same_scores_as_hf(shared_data: Path, loaded
 def test_a_model_that_cannot_share_tokens_is_noted(source: DataSource, tiny_model: Path) -> None:
     loaded = load_model(tiny_model)
     said: list[str] = []
-    task = {"hellaswag": _Settings(limit=2)}
+    task = {"mmlu_anatomy": _Settings(limit=2)}
     rows = measure_tasks(loaded, source, task, ["tune", "final"], note=said.append)
     assert said == []
     loaded.model._supports_attention_backend = False
     again = measure_tasks(loaded, source, task, ["tune", "final"], note=said.append)
     assert said == ["its attention cannot be replaced"]
-    assert [r["score"] for r in again["hellaswag"]] == [r["score"] for r in rows["hellaswag"]]
+    assert [r["score"] for r in again["mmlu_anatomy"]] == pytest.approx([r["score"] for r in rows["mmlu_anatomy"]])
