@@ -24,6 +24,7 @@ Pair = tuple[Sequence[int], int]
 Progress = Callable[[int, int], None]
 
 _BLOCK_BYTES = 1 << 26
+_CPU_BLOCK_BYTES = 1 << 21
 
 
 def score_tree(
@@ -61,8 +62,9 @@ def _row_limit(model: "PreTrainedModel", budget: Budget) -> int:
 
 
 def _gather(logits: Tensor, asked: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, float, bool]]:
-    # In blocks: the fp32 copy of all logits at once would be the largest tensor of the whole measurement.
-    block = max(1, _BLOCK_BYTES // (4 * logits.shape[-1]))
+    # In blocks: a fp32 copy of all logits would be the largest tensor of the whole measurement, and on a CPU a block
+    # that stays in its cache takes a quarter of the time.
+    block = max(1, (_CPU_BLOCK_BYTES if logits.device.type == "cpu" else _BLOCK_BYTES) // (4 * logits.shape[-1]))
     at = 0
     for low in range(0, len(logits), block):
         part = logits[low : low + block].float()
@@ -71,14 +73,15 @@ def _gather(logits: Tensor, asked: Sequence[tuple[int, int, int]]) -> Iterator[t
             mine += 1
         rows = torch.tensor([r - low for r, _, _ in asked[at:mine]], device=logits.device)
         tokens = torch.tensor([t for _, _, t in asked[at:mine]], device=logits.device)
-        scored = part[rows, tokens]
-        values = (scored - part.logsumexp(-1)[rows]).tolist()
-        # The largest value is found several times faster than its place, which only breaks ties: the first one wins.
-        best = scored == part.amax(-1)[rows]
-        if best.any():
-            best[best.clone()] = part[rows[best]].argmax(-1) == tokens[best]
+        values = torch.log_softmax(part, -1)[rows, tokens].tolist()
+        best = _first_largest(part)[rows] == tokens
         yield from zip((i for _, i, _ in asked[at:mine]), values, best.tolist(), strict=True)
         at = mine
+
+
+def _first_largest(rows: Tensor) -> Tensor:
+    # NumPy finds the place five times faster than torch does on a CPU; of equal values both take the first.
+    return torch.from_numpy(rows.numpy().argmax(-1)) if rows.device.type == "cpu" else rows.argmax(-1)
 
 
 def _checked(sums: npt.NDArray[np.float64], greedy: npt.NDArray[np.bool_]) -> list[tuple[float, bool]]:
