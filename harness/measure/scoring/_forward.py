@@ -57,7 +57,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Pass:
-    """Segments computed together, neighbours with the same parent side by side; rows are (segment, offset)."""
+    """Segments computed together, in the order of the tree; rows are (segment, offset)."""
 
     segments: list[int]
     rows: list[tuple[int, int]]
@@ -138,8 +138,7 @@ def passes(
     size = count = 0
 
     def close() -> Pass:
-        ordered = sorted(current, key=lambda s: (tree.segments[s].parent, s))
-        return Pass(ordered, [r for s in ordered for r in per_segment.get(s, [])])
+        return Pass(current, [r for s in current for r in per_segment.get(s, [])])
 
     for s in range(len(tree.segments)) if only is None else only:
         segment = tree.segments[s]
@@ -235,19 +234,17 @@ def _tree_plan(
         starts[s] = at
         at += len(tree.segments[s].tokens)
     plan = TreePlan([len(tree.segments[s].tokens) for s in one.segments], model.device, model.dtype)
-    low = 0
-    while low < len(one.segments):
-        parent = tree.segments[one.segments[low]].parent
-        high = low
-        while high < len(one.segments) and tree.segments[one.segments[high]].parent == parent:
-            high += 1
-        if parent >= 0:
-            path: list[tuple[int, int] | KeyValues] = [
-                (starts[a], starts[a] + len(tree.segments[a].tokens)) if a in starts else stored[a]
-                for a in tree.path(parent)
-            ]
-            final = one.segments[high - 1]
-            plan.add_group(starts[one.segments[low]], starts[final] + len(tree.segments[final].tokens), path)
-        low = high
-    plan.gather_groups()
+    # In depth-first order the descendants of a segment are neighbours.
+    below: dict[int, list[int]] = {}
+    for s in one.segments:
+        for ancestor in tree.path(tree.segments[s].parent):
+            below.setdefault(ancestor, [starts[s], 0])[1] = starts[s] + len(tree.segments[s].tokens)
+    ranges: dict[tuple[int, int], list[tuple[int, int] | KeyValues]] = {}
+    for ancestor, (low, high) in below.items():
+        length = len(tree.segments[ancestor].tokens)
+        part = (starts[ancestor], starts[ancestor] + length) if ancestor in starts else stored[ancestor]
+        ranges.setdefault((low, high), []).append(part)
+    for (low, high), parts in ranges.items():
+        plan.share(low, high, parts)
+    plan.gather()
     return plan, starts
