@@ -71,6 +71,8 @@ def _gather(logits: Tensor, asked: Sequence[tuple[int, int, int]]) -> Iterator[t
         mine = at
         while mine < len(asked) and asked[mine][0] < low + len(part):
             mine += 1
+        if mine == at:
+            continue
         rows = torch.tensor([r - low for r, _, _ in asked[at:mine]], device=logits.device)
         tokens = torch.tensor([t for _, _, t in asked[at:mine]], device=logits.device)
         values = torch.log_softmax(part, -1)[rows, tokens].tolist()
