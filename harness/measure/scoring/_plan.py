@@ -1,8 +1,8 @@
 """Attention over a packed row of tree segments: each attends to itself (causal) and to its ancestors (no mask).
 
 The parts are merged exactly by their log-sum-exp (Juravsky et al. 2024, "Hydragen", arXiv:2402.05099): no dense tree
-mask, little padding, and keys that many tokens share are read once for all of them. Segments stand in depth-first order,
-so the descendants of each are neighbours, and one kernel call lets all of them attend to it.
+mask, little padding, and keys that many tokens share are read once for all of them. Segments stand in depth-first
+order, so the descendants of each are neighbours, and one kernel call lets all of them attend to it.
 """
 
 from dataclasses import dataclass, field
@@ -188,13 +188,13 @@ class TreePlan(AttentionPlan):
         for run in self._own:
             if isinstance(run, tuple):
                 low, high = run
-                parts = (x[:, :, low:high] for x in (query, key, value))
-                part, lse = _flat(*attend(*parts, scale=scale, causal=True))
+                near = (x[:, :, low:high] for x in (query, key, value))
+                part, lse = _flat(*attend(*near, scale=scale, causal=True))
                 output[low:high] = part
                 sums[low:high] = lse
             else:
-                parts = (_take(x, run.gather, run.count) for x in (query, key, value))
-                part, lse = _flat(*attend(*parts, scale=scale, causal=True))
+                near = (_take(x, run.gather, run.count) for x in (query, key, value))
+                part, lse = _flat(*attend(*near, scale=scale, causal=True))
                 output.index_copy_(0, run.target, part.index_select(0, run.source).to(output.dtype))
                 sums.index_copy_(0, run.target, lse.index_select(0, run.source))
         for call in self._single:
