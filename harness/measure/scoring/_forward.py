@@ -18,6 +18,7 @@ from harness.measure.scoring._attention import (
     UnsupportedAttentionError,
     tree_attention,
 )
+from harness.measure.scoring._logits import logits_buffer, written_into
 from harness.measure.scoring._plan import TreePlan
 from harness.measure.scoring._tree import TokenTree, build_tree
 
@@ -98,7 +99,7 @@ def _trial(model: "PreTrainedModel") -> str | None:
     try:
         budget = Budget(tokens=24, logit_bytes=1 << 30, cache_bytes=1 << 30)
         for rows, logits in run_passes(model, tree, list(wanted), budget):
-            found.update({wanted[r]: x for r, x in zip(rows, logits, strict=True)})
+            found.update({wanted[r]: x.clone() for r, x in zip(rows, logits, strict=True)})
     except UnsupportedAttentionError as error:
         return f"it uses {error}"
     worst = 0.0
@@ -169,10 +170,17 @@ def _replaced_attention(model: "PreTrainedModel") -> Iterator[None]:
             config._attn_implementation = name
 
 
-def forward(model: "PreTrainedModel", plan: AttentionPlan, tokens: Tensor, positions: Tensor, rows: Tensor) -> Tensor:
+def forward(
+    model: "PreTrainedModel",
+    plan: AttentionPlan,
+    tokens: Tensor,
+    positions: Tensor,
+    rows: Tensor,
+    buffer: Tensor | None = None,
+) -> Tensor:
     """One packed pass: tokens and positions [N] → logits [len(rows), vocabulary] at these packed places."""
     arguments: dict[str, Any] = {"use_cache": False, "logits_to_keep": rows}
-    with torch.inference_mode(), _replaced_attention(model), plan.active():
+    with torch.inference_mode(), _replaced_attention(model), written_into(model, buffer), plan.active():
         logits: Tensor = model(input_ids=tokens[None], position_ids=positions[None], **arguments).logits[0]
     layers = model.config.get_text_config().num_hidden_layers
     if plan.layer != layers:
@@ -191,6 +199,7 @@ def run_passes(
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """Compute the tree; yields the rows of each pass with their logits [rows, vocabulary], in the model's type.
 
+    The logits hold until the next pass, which may write its own in their place.
     Keys and values of segments with descendants in later passes are held until the last of these. Where `keep` is
     given, every segment's stay in it, and the caller drops them; then `only` some segments may be computed, whose
     ancestors are among them or in `keep`.
@@ -205,6 +214,7 @@ def run_passes(
             for ancestor in tree.path(s):
                 last_use[ancestor] = index
     stored: dict[int, KeyValues] = {} if keep is None else keep
+    buffer = logits_buffer(model, max((len(one.rows) for one in plan_of), default=0))
     for index, one in enumerate(plan_of):
         plan, starts = _tree_plan(model, tree, one, stored)
         plan.keep = {
@@ -217,7 +227,7 @@ def run_passes(
         places = torch.tensor([starts[s] + offset for s, offset in one.rows], dtype=torch.long)
         # Without a row the model would be asked for no logits at all, which not every model allows.
         asked = places if len(places) else torch.zeros(1, dtype=torch.long)
-        logits = forward(model, plan, *(t.to(model.device) for t in (tokens, positions, asked)))
+        logits = forward(model, plan, *(t.to(model.device) for t in (tokens, positions, asked)), buffer=buffer)
         stored.update(plan.kept)
         if keep is None:
             for s in [s for s in stored if last_use[s] <= index]:

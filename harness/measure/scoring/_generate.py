@@ -88,7 +88,7 @@ class _Waiting:
         places = [(r.leaf, r.own - 1) for r in taken]
         logits: dict[tuple[int, int], Tensor] = {}
         for found, values in run_passes(self._model, self._tree, places, self._budget, keep=self.stored, only=wanted):
-            logits.update(zip(found, values, strict=True))
+            logits.update(zip(found, values.clone(), strict=True))
         return taken, [logits[p] for p in places]
 
     def release(self, working: Sequence[Row]) -> None:

@@ -1,0 +1,47 @@
+"""Logits written into memory that is used again: on a CPU, fresh memory costs as much as computing them does."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["logits_buffer", "written_into"]
+
+
+def logits_buffer(model: "PreTrainedModel", rows: int) -> Tensor | None:
+    """Memory for this many rows of logits, or None where the model's head is not a plain matrix on a CPU."""
+    head = _plain_head(model)
+    return head.weight.new_empty(rows, head.out_features, requires_grad=False) if head is not None and rows else None
+
+
+def _plain_head(model: "PreTrainedModel") -> nn.Linear | None:
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None or type(head.weight.data) is not Tensor:
+        return None
+    # Who has replaced it before us, such as accelerate's hooks, goes on doing so.
+    return head if head.weight.device.type == "cpu" and "forward" not in vars(head) else None
+
+
+@contextlib.contextmanager
+def written_into(model: "PreTrainedModel", buffer: Tensor | None) -> Iterator[None]:
+    """Within this, the model's head writes its logits into `buffer`, if there is one: they hold until its next use."""
+    head = _plain_head(model) if buffer is not None else None
+    if buffer is None or head is None:
+        yield
+        return
+    weight = head.weight.detach().t()
+
+    def forward(hidden: Tensor) -> Tensor:
+        flat = hidden.flatten(0, -2)
+        return torch.mm(flat, weight, out=buffer[: len(flat)]).view(*hidden.shape[:-1], -1)
+
+    vars(head)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
