@@ -227,7 +227,8 @@ def run_passes(
         places = torch.tensor([starts[s] + offset for s, offset in one.rows], dtype=torch.long)
         # Without a row the model would be asked for no logits at all, which not every model allows.
         asked = places if len(places) else torch.zeros(1, dtype=torch.long)
-        logits = forward(model, plan, *(t.to(model.device) for t in (tokens, positions, asked)), buffer=buffer)
+        at = model.device
+        logits = forward(model, plan, tokens.to(at), positions.to(at), asked.to(at), buffer)
         stored.update(plan.kept)
         if keep is None:
             for s in [s for s in stored if last_use[s] <= index]:
