@@ -6,7 +6,9 @@ Both score the same requests in one process, in turns; the ratio of their wall t
 of the pairs is printed. `hf` runs at the batch size that was fastest for a part of the work, with `logits_cache=False`:
 that is the model whose scores are equal (see scoring_parity.py). For MMLU it runs once more with the cache, lm-eval's
 default. Beside it stands the yardstick: distinct tokens scored a second against the tokens a second of a plain forward
-pass over full batches, and that pass's share of the fastest matrix product measured here.
+pass over full batches, and that pass's share of the fastest matrix product measured here. For perplexity, where no
+text is shared, the bound is printed too: `hf`'s time over that of the model's forward pass without any logits.
+`--profile` prints where `prefix-tree` spends its time.
 """
 
 import argparse
@@ -73,6 +75,37 @@ def _yardstick(loaded: LoadedModel) -> tuple[float, float]:
     return speed, 2 * weights * speed / peak
 
 
+def _forward_only(loaded: LoadedModel, ours: Any, requests: Sequence[Instance]) -> float:
+    """Seconds of the forward pass over the windows of these rolling requests, with no logits made."""
+    import torch
+
+    windows: list[list[int]] = []
+    score = ours.engine.score
+
+    def noted(pairs: Sequence[Any], progress: Any = None) -> list[tuple[float, bool]]:
+        windows.extend(list(tokens[:-1]) for tokens, _ in pairs)
+        return [(0.0, False)] * len(pairs)
+
+    ours.engine.score = noted
+    ours.loglikelihood_rolling(list(requests))
+    ours.engine.score = score
+
+    def work() -> None:
+        with torch.inference_mode():
+            for window in windows:
+                loaded.model(torch.tensor([window]), use_cache=False, logits_to_keep=1)
+
+    return _seconds(work)[0]
+
+
+def _print_profile(ours: Any, kind: str, requests: Sequence[Instance]) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        _run(ours, kind, requests)
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+
+
 def _measure(loaded: LoadedModel, dtype: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     work = WORK[name].with_limit(options.limit)
     requests = requests_of(work, options.data)
@@ -98,6 +131,10 @@ def _measure(loaded: LoadedModel, dtype: str, name: str, options: argparse.Names
     }
     if work.kind == "loglikelihood":
         row["distinct_tokens_per_s"] = _distinct(ours, requests) / row["ours_s"]
+    if work.kind == "loglikelihood_rolling":
+        row["bound"] = row["hf_s"] / _forward_only(loaded, ours, requests)
+    if options.profile:
+        _print_profile(ours, work.kind, requests)
     if name == "mmlu":
         # One-token answers, four to a prompt: lm-eval's cache of logits spares three of four passes.
         row["ratio_cached"] = _run(hf(loaded, batch, logits_cache=True), work.kind, requests)[0] / row["ours_s"]
@@ -113,6 +150,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="documents a task")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; two collapse on a busy machine")
+    parser.add_argument("--profile", action="store_true", help="print the operations prefix-tree spends its time in")
     parser.add_argument("--json", type=Path, help="also write every figure here, after each row")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -125,10 +163,11 @@ def main() -> None:
             rows.append(row)
             rate = row.get("distinct_tokens_per_s")
             yard = f", {rate:.0f} distinct tokens/s = {rate / speed:.2f} of the forward pass" if rate else ""
+            bound = f", {row['bound']:.2f}x if logits cost nothing" if "bound" in row else ""
             cached = f", {row['ratio_cached']:.1f}x with its cache on" if "ratio_cached" in row else ""
             print(
                 f"{name} {dtype}: {row['ratio']:.1f}x wall ({row['ratio_cpu']:.1f}x CPU) of hf batch {row['hf_batch']}"
-                f"{cached}{yard}",
+                f"{cached}{bound}{yard}",
                 flush=True,
             )
             if options.json:
