@@ -86,6 +86,18 @@ class Measure(Strict):
     quality_target: str | None = Field(
         default=None, description="name of the target that tasks, gold and judge run on; null: the first target"
     )
+    every_numerics: bool = Field(
+        default=False,
+        description="measure the quality of the chosen models once for each distinct numerics (device kind, dtype, "
+        "backend, attention) among the targets; tuning goes by the quality target all the same",
+    )
+    quality_gate: float = Field(
+        default=0.99,
+        gt=0,
+        le=1,
+        description="a speed or a size counts only for a model that keeps this share of the reference's quality (the "
+        "base model on the quality target), as in MLPerf Inference",
+    )
 
     def default_objectives(self) -> dict[str, Direction]:
         """What is optimised when the suite does not say: the first of gold reward, score, a rating, latency."""

@@ -1,6 +1,6 @@
 """From a suite to concrete work: the stages of a run with their content keys, and the measurements of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -135,10 +135,8 @@ def proxy_recipe(suite: Suite) -> str | None:
 def measure_specs(
     facts: Facts, models: Models, halves: tuple[Half, ...], kinds: frozenset[ItemKind], label: str
 ) -> list[tuple[Target, MeasureSpec]]:
-    """The measurements of one model: quality on the quality target in one spec, and a profile on every target."""
+    """The measurements of one model: quality on each quality target in one spec, and a profile on every target."""
     suite = facts.suite
-    quality = suite.quality_target
-    key_of = {f"model:{name}": key for name, key in facts.models.items()}
     own: dict[str, Any] = {"artifact": models.artifact, "halves": list(halves)}
 
     def item(
@@ -167,7 +165,26 @@ def measure_specs(
         )
         return target, made
 
-    numerics = quality.numerics()
+    specs = []
+    # While tuning, quality is asked for on one target only: a trial has one value of its objective.
+    for target in [suite.quality_target] if "tune" in halves else suite.quality_targets():
+        if items := _quality_items(facts, models, kinds, target, item):
+            specs.append(spec(target, items, alone=False))
+    if "profile" in kinds and suite.measure.profile is not None:
+        settings = suite.measure.profile.model_dump()
+        for target in suite.targets:
+            what = {**target.numerics(), "threads": target.threads}
+            one = item("profile", "profile", what, settings, machine=dict(facts.machine))
+            specs.append(spec(target, [one], alone=True))
+    return specs
+
+
+def _quality_items(
+    facts: Facts, models: Models, kinds: frozenset[ItemKind], target: Target, item: Callable[..., Item]
+) -> list[Item]:
+    suite = facts.suite
+    key_of = {f"model:{name}": key for name, key in facts.models.items()}
+    numerics = target.numerics()
     items: list[Item] = []
     if "gold" in kinds and suite.measure.gold is not None and facts.gold is not None:
         reward, base = models.reward, key_of[models.base]
@@ -186,11 +203,4 @@ def measure_specs(
         items.append(
             item("judge", "judge", numerics, settings, fingerprint=facts.judge, judge=key_of.get(judge, judge))
         )
-    specs = [spec(quality, items, alone=False)] if items else []
-    if "profile" in kinds and suite.measure.profile is not None:
-        settings = suite.measure.profile.model_dump()
-        for target in suite.targets:
-            what = {**target.numerics(), "threads": target.threads}
-            one = item("profile", "profile", what, settings, machine=dict(facts.machine))
-            specs.append(spec(target, [one], alone=True))
-    return specs
+    return items

@@ -204,6 +204,15 @@ class Suite(Strict):
         name = self.measure.quality_target or self.targets[0].name
         return next(target for target in self.targets if target.name == name)
 
+    def quality_targets(self) -> list[Target]:
+        """The targets on which final quality is measured, the quality target first: one for each distinct numerics."""
+        if not self.measure.every_numerics:
+            return [self.quality_target]
+        found: dict[str, Target] = {}
+        for target in [self.quality_target, *self.targets]:
+            found.setdefault(content_key("numerics", **target.numerics()), target)
+        return list(found.values())
+
     def _chain(self, recipe: str) -> list[Step]:
         steps: list[Step] = []
         seen: set[str] = set()

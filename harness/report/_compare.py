@@ -21,6 +21,7 @@ __all__ = [
     "estimate",
     "main_metrics",
     "objective_estimate",
+    "objective_scores",
     "objective_source",
     "over_optimisation",
     "shared_documents",
@@ -140,7 +141,8 @@ def objective_source(facts: Facts, objective: str) -> list[tuple[str, str]]:
     return [(group, metric)] if dot else []
 
 
-def _objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
+def objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
+    """The documents behind a contender's objective, weighted so that every task counts the same; {} for none."""
     pairs = objective_source(facts, objective)
     parts = [_crossed(_by_seed(facts, who, group, metric)) for group, metric in pairs]
     if len(parts) <= 1:
@@ -162,7 +164,7 @@ def objective_estimate(facts: Facts, who: Contender, objective: str) -> Estimate
     pairs = objective_source(facts, objective)
     if len(pairs) == 1:
         return estimate(facts, who, *pairs[0])
-    return _estimate(_objective_scores(facts, who, objective))
+    return _estimate(objective_scores(facts, who, objective))
 
 
 def _paired(a: Scores, b: Scores) -> Difference | None:
@@ -174,7 +176,7 @@ def _paired(a: Scores, b: Scores) -> Difference | None:
 
 def shared_documents(facts: Facts, a: Contender, b: Contender, objective: str) -> tuple[int, int]:
     """How many documents both were scored on, and how many either was: less than all means a partial comparison."""
-    first, second = (_objective_scores(facts, who, objective) for who in (a, b))
+    first, second = (objective_scores(facts, who, objective) for who in (a, b))
     return len(first.keys() & second.keys()), len(first.keys() | second.keys())
 
 
@@ -204,7 +206,7 @@ def _compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
         if pair[0].model != pair[1].model:
             continue
         for first, second in (pair, pair[::-1]):
-            difference = _paired(*(_objective_scores(facts, w, objective) for w in (first, second)))
+            difference = _paired(*(objective_scores(facts, w, objective) for w in (first, second)))
             if difference is not None and sign * difference.value >= 0:
                 found.append((first, second, objective, difference))
                 break
@@ -230,7 +232,7 @@ def _against_base(facts: Facts, objective: str | None) -> list[Comparison]:
         if base is None:
             continue
         if objective is not None:
-            difference = _paired(*(_objective_scores(facts, w, objective) for w in (who, base)))
+            difference = _paired(*(objective_scores(facts, w, objective) for w in (who, base)))
             if difference is not None:
                 found.append((who, base, objective, difference))
             continue

@@ -13,6 +13,7 @@ from harness.report._queries import Facts
 from harness.report._runs import importances, search, training
 from harness.report._samples import sample_browser
 from harness.report._tables import comparison_tables, recipe_table
+from harness.report._tradeoffs import tradeoffs
 from harness.report._words import Words, words
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def page(store: "Store", facts: Facts, *, samples: int, now: datetime.datetime) 
         _part("reward", "Reward and movement", None, place(frontier), place(overoptimisation)),
         _part("quality", "What was kept and lost", None, place(benchmarks), place(ratings)),
         _part("training-part", "Training curves", None, place(training, alone=True)),
-        _part("cost", "Latency and memory by target", None, place(profiles, alone=True)),
+        _part("cost", "Latency and memory", None, place(tradeoffs), place(profiles)),
         _part("search-part", "The search", None, place(search, alone=True), importances(facts)),
         _part("samples", "Samples side by side", None, sample_browser(store, facts, samples)),
         _part("provenance", "Provenance", None, failures(facts), provenance(facts)),

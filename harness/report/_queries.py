@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
@@ -35,6 +35,12 @@ _PROFILES = """
     SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, p.target, p.setting, p.metric, p."value", p.p10, p.p90, p.n,
         p.settings, p.environment, p.measurement
     FROM trials t JOIN profiles p USING (artifact) WHERE t.sweep = $sweep AND t.phase = 'final'
+"""
+_REPEATS = """
+    SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, l.target, p.setting, p.metric, p.repeat, p."value"
+    FROM trials t JOIN (SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links) l USING (artifact)
+    JOIN raw.profile_samples p USING (measurement)
+    WHERE t.sweep = $sweep AND t.phase = 'final' AND p.metric IN ('e2e_ms', 'peak_rss_mb', 'peak_cuda_mb', 'weight_mb')
 """
 _FALLBACKS = """
     SELECT DISTINCT l.recipe, l.model, json_extract_string(m.settings, '$.scorer_fallback') AS reason
@@ -81,6 +87,8 @@ class Facts:
     scores: "pl.DataFrame"
     documents: "pl.DataFrame"
     profiles: "pl.DataFrame"
+    repeats: "pl.DataFrame"
+    """The single repeats behind the latency and memory of `profiles`."""
     training: "pl.DataFrame"
     lineage: "pl.DataFrame"
     stages: "pl.DataFrame"
@@ -88,6 +96,8 @@ class Facts:
     environments: "pl.DataFrame"
     fallbacks: "pl.DataFrame"
     """Models whose benchmark scores were computed in plain batches, and why."""
+    on: str = ""
+    """The target whose scores are compared, where a part of the page asks for another than the suite's."""
     cache: dict[object, object] = field(default_factory=dict, repr=False)
     """Intervals that several parts of the page show, computed once."""
 
@@ -104,6 +114,8 @@ class Facts:
     @property
     def target(self) -> str:
         """The target whose scores are compared: the suite's for quality, else its first measured; "" for none."""
+        if self.on:
+            return self.on
         measured = {*self.documents["target"].to_list(), *self.scores["target"].to_list()}
         measure, listed = self.settings.get("measure"), self.settings.get("targets")
         wanted = [measure.get("quality_target")] if isinstance(measure, dict) else []
@@ -111,6 +123,10 @@ class Facts:
         # Without a suite's order, the one where most was measured; ties by name.
         counts = {t: self.scores.filter(self.scores["target"] == t).height for t in sorted(measured)}
         return next((str(t) for t in wanted if t in measured), max(counts, key=lambda t: counts[t], default=""))
+
+    def on_target(self, name: str) -> "Facts":
+        """The same sweep, with the scores of another target compared."""
+        return replace(self, on=name, cache={})
 
     def why_none(self, part: str, what: str) -> str:
         """Why a part of the measures shows nothing: the suite has none of it, or no final run has got to it."""
@@ -229,6 +245,7 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         scores=scores,
         documents=documents.sort("label", "target", "task", "metric", "seed", "document"),
         profiles=profiles.sort("label", "target", "setting", "metric", "seed"),
+        repeats=of_sweep(_REPEATS).sort("label", "target", "setting", "metric", "seed", "repeat"),
         training=of_sweep(
             "SELECT * FROM training WHERE sweep = $sweep ORDER BY method, metric, recipe, model, trial, seed, step"
         ),

@@ -1,0 +1,252 @@
+"""What quality costs in latency and memory: the Pareto front over recipes and targets, and the quality gate."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.keys import content_key
+from harness.pareto import front, membership
+from harness.report._compare import objective_scores, objective_source
+from harness.report._html import Html, Table, number
+from harness.report._plot import Figure, Point, Series, empty, scatter
+from harness.report._queries import Contender, Facts
+from harness.targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["tradeoffs"]
+
+_RESAMPLES = 1000
+_AXES = {"e2e_ms": "end-to-end latency, ms", "memory": "peak memory, MiB", "weight_mb": "weights in memory, MiB"}
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A recipe on a target: bootstrap draws [1 + resamples] of its quality and costs, the estimate itself first."""
+
+    who: Contender
+    target: str
+    quality: "npt.NDArray[np.float64]"
+    costs: "dict[str, npt.NDArray[np.float64]]"
+    ratio: "npt.NDArray[np.float64]"
+    speedup: "npt.NDArray[np.float64]"
+
+    @property
+    def name(self) -> str:
+        return f"{self.who.label} on {self.target}"
+
+
+def tradeoffs(facts: Facts) -> Figure | Html:
+    """Quality against latency, memory and weights, a mark for each recipe on each target."""
+    title = "Quality against latency and memory"
+    if facts.repeats.is_empty():
+        return empty(title, facts.why_none("profile", "been profiled"))
+    objective = _quality_objective(facts)
+    if objective is None:
+        return empty(title, "No quality was measured beside the profiles: the suite needs tasks, gold or judge.")
+    variants = _variants(facts, objective)
+    if len(variants) < 2:
+        return empty(title, "Fewer than two recipes have both a final quality and a profile so far.")
+    gate = _gate(facts)
+    shares, on_front = _membership(facts, variants, objective)
+    drawings = []
+    for axis, label in _AXES.items():
+        shown = [v for v in variants if axis in v.costs]
+        series, seen = [], set()
+        for v in shown:
+            passes = v.ratio[0] >= gate
+            spread = _interval(v.quality)
+            lines = [
+                v.name,
+                f"{objective} {number(v.quality[0])} [{number(spread[0])}, {number(spread[1])}]",
+                f"{label} {number(v.costs[axis][0])}",
+                f"on the front in {shares[v.name]:.0%} of resamples" if v.name in shares else "not compared",
+                "passes the quality gate" if passes else "fails the quality gate",
+            ]
+            point = Point(float(v.costs[axis][0]), float(v.quality[0]), lines, _interval(v.costs[axis]), spread)
+            series.append(
+                Series(v.who.label, v.who.index, [point], 12, hollow=not passes, legend=v.who.label not in seen)
+            )
+            seen.add(v.who.label)
+        drawn = scatter(series, label, objective)
+        drawings.append(type(drawn)(label, drawn.traces, {**drawn.layout, "showlegend": True}))
+    caption = (
+        f"Higher and further left is better. A mark is a recipe on a target: the mean {objective} over the final "
+        "documents, the median latency over the repeats of one request at the first batch size. Bars are 95 % "
+        "bootstrap intervals. Hollow marks fail the quality gate: less than "
+        f"{gate:.1%} of the untouched base model's quality on target {facts.target}, so their speed does not count. "
+        "The front is that of quality, latency and memory together, among the variants that pass; its share is that of "
+        f"{_RESAMPLES} bootstrap resamples (documents, the same for all, and repeats) in which the variant is on it."
+    )
+    return Figure(
+        "tradeoffs", title, caption, drawings, _table(facts, variants, objective, gate, shares, on_front), "Cost"
+    )
+
+
+def _gate(facts: Facts) -> float:
+    measure = facts.settings.get("measure")
+    found = measure.get("quality_gate") if isinstance(measure, dict) else None
+    return float(found) if isinstance(found, int | float) else 0.99
+
+
+def _quality_objective(facts: Facts) -> str | None:
+    names = [*facts.objectives, "score", "gold_reward", "helpfulness"]
+    return next(
+        (
+            name
+            for name in names
+            if name != "kl"
+            and objective_source(facts, name)
+            and any(objective_scores(facts, who, name) for who in facts.contenders)
+        ),
+        None,
+    )
+
+
+def _targets(facts: Facts) -> dict[str, str]:
+    """Target → the target whose quality is its own: the one of the same numerics that was scored."""
+    listed = facts.settings.get("targets")
+    measured = sorted(set(facts.documents["target"].to_list()))
+    if not isinstance(listed, list):
+        # A sweep recorded without its targets: each scored one stands for itself.
+        return {name: name for name in measured}
+    numerics = {t.name: content_key("numerics", **t.numerics()) for t in map(Target.model_validate, listed)}
+    scored: dict[str, str] = {}
+    for name, key in numerics.items():
+        if name in measured:
+            scored.setdefault(key, name)
+    return {name: scored[key] for name, key in numerics.items() if key in scored}
+
+
+def _variants(facts: Facts, objective: str) -> list[_Variant]:
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    views = {scored: facts.on_target(scored) for scored in _targets(facts).values()}
+    scores = {
+        (who.label, target): found
+        for who in facts.contenders
+        for target, scored in _targets(facts).items()
+        if (found := objective_scores(views[scored], who, objective))
+    }
+    # Only documents that all answered: a resample must be the same for every variant.
+    common = sorted(set.intersection(*(set(s) for s in scores.values()))) if scores else []
+    if not common:
+        return []
+    picks = generator.integers(0, len(common), (_RESAMPLES, len(common)))
+    latency = _setting(facts)
+    draws: dict[tuple[str, str], Any] = {}
+    for key, found in scores.items():
+        values = np.array([np.mean(found[d]) for d in common])
+        draws[key] = np.concatenate([[values.mean()], values[picks].mean(1)])
+    costs = {key: _costs(facts, *key, latency, generator) for key in scores}
+    variants = []
+    for who in facts.contenders:
+        base = facts.base_of(who) or who
+        reference = draws.get((base.label, facts.target))
+        for target in _targets(facts):
+            key = (who.label, target)
+            if key not in draws or "e2e_ms" not in costs[key] or reference is None:
+                continue
+            own = costs.get((base.label, facts.target), {}).get("e2e_ms")
+            speedup = np.full(1, np.nan) if own is None else own / costs[key]["e2e_ms"]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = draws[key] / reference
+            variants.append(_Variant(who, target, draws[key], costs[key], ratio, speedup))
+    return variants
+
+
+def _setting(facts: Facts) -> str:
+    measure = facts.settings.get("measure")
+    profile = measure.get("profile") if isinstance(measure, dict) else None
+    sizes = profile.get("batch_sizes") if isinstance(profile, dict) else None
+    return f"batch={sizes[0]}" if isinstance(sizes, list) and sizes else "batch=1"
+
+
+def _costs(facts: Facts, label: str, target: str, setting: str, generator: "np.random.Generator") -> dict[str, Any]:
+    import numpy as np
+    import polars as pl
+
+    mine = facts.repeats.filter((pl.col("label") == label) & (pl.col("target") == target))
+    found: dict[str, Any] = {}
+    for axis, names in {
+        "e2e_ms": ("e2e_ms",),
+        "memory": ("peak_cuda_mb", "peak_rss_mb"),
+        "weight_mb": ("weight_mb",),
+    }.items():
+        for name in names:
+            rows = mine.filter((pl.col("metric") == name) & pl.col("setting").is_in([setting, "load"]))
+            exact = rows.filter(pl.col("setting") == setting)
+            values = (rows if exact.is_empty() else exact)["value"].to_numpy()
+            if len(values):
+                picked = values[generator.integers(0, len(values), (_RESAMPLES, len(values)))]
+                found[axis] = np.concatenate([[np.median(values)], np.median(picked, 1)])
+                break
+    return found
+
+
+def _membership(facts: Facts, variants: list[_Variant], objective: str) -> tuple[dict[str, float], set[str]]:
+    import numpy as np
+
+    sign = 1.0 if facts.objectives.get(objective) == "minimize" else -1.0
+    gate = _gate(facts)
+    shown = [v for v in variants if v.ratio[0] >= gate and "memory" in v.costs]
+    if not shown:
+        return {}, set()
+    # [1 + resamples, variants, axes]
+    points = np.stack([np.stack([sign * v.quality, v.costs["e2e_ms"], v.costs["memory"]], -1) for v in shown], 1)
+    shares = membership(points[1:])
+    there = front(points[0])
+    return (
+        {v.name: float(s) for v, s in zip(shown, shares, strict=True)},
+        {v.name for v, yes in zip(shown, there, strict=True) if yes},
+    )
+
+
+def _interval(draws: "npt.NDArray[np.float64]") -> tuple[float, float]:
+    import numpy as np
+
+    low, high = np.nanquantile(draws[1:], [0.025, 0.975]) if len(draws) > 1 else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _span(draws: "npt.NDArray[np.float64]") -> str:
+    low, high = _interval(draws)
+    return f"{number(float(draws[0]))} [{number(low)}, {number(high)}]"
+
+
+def _table(
+    facts: Facts, variants: list[_Variant], objective: str, gate: float, shares: dict[str, float], on_front: set[str]
+) -> Table:
+    rows: list[list[object]] = []
+    for v in variants:
+        rows.append(
+            [
+                v.who.label,
+                v.target,
+                _span(v.quality),
+                _span(v.ratio),
+                "passes" if v.ratio[0] >= gate else "fails",
+                number(float(v.costs["e2e_ms"][0])),
+                _span(v.speedup),
+                number(float(v.costs["memory"][0])) if "memory" in v.costs else None,
+                number(float(v.costs["weight_mb"][0])) if "weight_mb" in v.costs else None,
+                ("yes, " if v.name in on_front else "no, ") + f"{shares[v.name]:.0%}" if v.name in shares else None,
+            ]
+        )
+    return Table(
+        [
+            "recipe",
+            "target",
+            f"{objective}, 95 %",
+            "of the base model's",
+            f"gate {gate:.1%}",
+            "latency, ms",
+            f"speed-up over base on {facts.target}",
+            "peak memory, MiB",
+            "weights, MiB",
+            "on the front",
+        ],
+        rows,
+    )

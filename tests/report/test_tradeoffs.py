@@ -1,0 +1,72 @@
+"""The Pareto part of the page: which variants stand on the front, and which fail the quality gate."""
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from harness.report._html import Html
+from harness.report._plot import Figure
+from harness.report._queries import read_facts
+from harness.report._tradeoffs import tradeoffs
+from harness.store import Store
+from tests.report.stores import derive, keep
+from tests.store.scenario import SWEEP
+
+
+def _figure(store: Store) -> Figure:
+    found = tradeoffs(read_facts(store, SWEEP))
+    assert isinstance(found, Figure)
+    return found
+
+
+def _rows(figure: Figure) -> dict[tuple[str, str], dict[str, object]]:
+    return {(str(r[0]), str(r[1])): dict(zip(figure.numbers.headers, r, strict=True)) for r in figure.numbers.rows}
+
+
+def test_the_reference_keeps_all_its_quality_and_is_as_fast_as_itself(store: Store) -> None:
+    figure = _figure(store)
+    rows = _rows(figure)
+    target = read_facts(store, SWEEP).target
+    base = rows["base", target]
+    assert str(base["of the base model's"]).startswith("1.000 [1.000, 1.000]")
+    assert base["gate 99.0%"] == "passes"
+    assert next(v.label for v in figure.variants).startswith("end-to-end latency")
+
+
+def test_a_model_that_lost_quality_fails_the_gate_and_is_not_on_the_front(store: Store, tmp_path: Path) -> None:
+    lost = derive(
+        store,
+        tmp_path / "results",
+        {
+            "samples": lambda f: f.with_columns(
+                pl.when(pl.col("measurement").is_in(_of(store, "dpo")))
+                .then(pl.col("score") * 0.5)
+                .otherwise(pl.col("score"))
+                .alias("score")
+            )
+        },
+    )
+    rows = [r for (recipe, _), r in _rows(_figure(lost)).items() if recipe == "dpo"]
+    assert rows
+    assert {r["gate 99.0%"] for r in rows} == {"fails"}
+    assert {r["on the front"] for r in rows} == {None}
+
+
+def _of(store: Store, recipe: str) -> list[str]:
+    found = store.query("SELECT DISTINCT measurement FROM raw.measurement_links WHERE recipe = ?", [recipe])
+    return [str(m) for m in found["measurement"]]
+
+
+def test_shares_of_the_front_are_shares(store: Store) -> None:
+    shown = [str(r["on the front"]) for r in _rows(_figure(store)).values() if r["on the front"] is not None]
+    assert shown
+    assert all(re.fullmatch(r"(yes|no), \d+%", text) for text in shown)
+    assert any(text.startswith("yes") for text in shown)
+
+
+def test_without_profiles_the_page_says_so(store: Store, tmp_path: Path) -> None:
+    bare = derive(store, tmp_path / "results", {"profile_samples": keep(pl.lit(False))})
+    found = tradeoffs(read_facts(bare, SWEEP))
+    assert isinstance(found, Html)
+    assert "profile" in str(found)
