@@ -3,7 +3,7 @@
     python benchmarks/profile_check.py
     pip install optimum-benchmark==0.6.0    # for its column; not needed by anything else
 
-One model, batch size 1, fixed lengths, one thread, one after the other on the same machine: `harness.measure.profile` (a
+One model, batch size 1, fixed lengths, one thread, one after the other on one machine: `harness.measure.profile` (a
 fresh process), a hand-written loop over `model.generate` in a fresh process that shares no code with it, and
 optimum-benchmark's inference scenario. Memory is each process's high-water mark.
 """
