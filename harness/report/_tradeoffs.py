@@ -53,6 +53,8 @@ def tradeoffs(facts: Facts) -> Figure | Html:
     drawings = []
     for axis, label in _AXES.items():
         shown = [v for v in variants if axis in v.costs]
+        if not shown:
+            continue
         series, seen = [], set()
         for v in shown:
             passes = v.ratio[0] >= gate
