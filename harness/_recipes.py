@@ -2,17 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from harness._spaces import SettingsReader, Space, explain, quoted, suggestion
+from harness._teachers import inherited, teacher_problems
 from harness.errors import UserError
 from harness.method import Method, Params, find_method, method_names
 from harness.yamlmarks import KeyPath, Problem
 
-__all__ = ["NAME_PATTERN", "Step", "read_recipes"]
+__all__ = ["NAME_PATTERN", "Recipe", "Step", "read_recipes"]
 
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
 """Names of suites, recipes and targets: they name files and stand in pages."""
@@ -36,6 +37,23 @@ class Step:
     recipe: str
     """The recipe that owns the step: another than the one asked about where that one uses it."""
 
+    def choices(self, setting: str) -> tuple[object, ...]:
+        """What a setting may be in some trial: its one value, or the values (the ends) it is searched in."""
+        if (space := self.spaces.get(setting)) is None:
+            return (self.settings.get(setting),)
+        return space.values if space.values is not None else (space.low, space.high)
+
+    @property
+    def teachers(self) -> tuple[object, ...]:
+        """What its `teacher` may be; None is the policy before it was compressed. Empty where it takes none."""
+        return self.choices("teacher") if "teacher" in find_method(self.method).needs else ()
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the policy comes out smaller in every trial."""
+        marked = find_method(self.method).compresses
+        return None not in self.choices(marked) if isinstance(marked, str) else marked
+
     def resolve(self, chosen: Mapping[str, object]) -> Params:
         """The step's settings with a value for each search space.
 
@@ -57,7 +75,9 @@ class Step:
 
 
 @dataclass
-class _Recipe:
+class Recipe:
+    """One recipe of a suite, as it was read."""
+
     name: str
     uses: str | None
     steps: list[Step]
@@ -65,8 +85,14 @@ class _Recipe:
     """Where each step's method stands."""
 
 
-def read_recipes(raw: object) -> tuple[dict[str, tuple[Step, ...]], dict[str, str | None], list[Problem]]:
+def read_recipes(
+    raw: object, models: Sequence[str] = ()
+) -> tuple[dict[str, tuple[Step, ...]], dict[str, str | None], list[Problem]]:
     """Read the suite's key `recipes`.
+
+    Args:
+        raw: what stands there.
+        models: the suite's base models, which a step may also name as its teacher.
 
     Returns:
         Each recipe's own steps, the recipe each one uses, and what is wrong (all of it; then the rest is partial).
@@ -76,19 +102,18 @@ def read_recipes(raw: object) -> tuple[dict[str, tuple[Step, ...]], dict[str, st
         message = f"expected a mapping of recipe names to lists of steps, got {quoted(raw)}"
         return {}, {}, [Problem(("recipes",), message)]
     recipes = {name: _recipe(name, steps, list(raw), problems) for name, steps in raw.items()}
+    steps = {name: tuple(recipe.steps) for name, recipe in recipes.items()}
+    uses = {name: recipe.uses for name, recipe in recipes.items()}
     _check_cycles(recipes, problems)
     if not problems:
-        _check_roles(recipes, problems)
-    return (
-        {name: tuple(recipe.steps) for name, recipe in recipes.items()},
-        {name: recipe.uses for name, recipe in recipes.items()},
-        problems,
-    )
+        _check_rewards(recipes, problems)
+        problems += teacher_problems(recipes, models)
+    return steps, uses, problems
 
 
-def _recipe(name: str, raw: object, names: Sequence[str], problems: list[Problem]) -> _Recipe:
+def _recipe(name: str, raw: object, names: Sequence[str], problems: list[Problem]) -> Recipe:
     path: KeyPath = ("recipes", name)
-    recipe = _Recipe(name, None, [], [])
+    recipe = Recipe(name, None, [], [])
     if not re.fullmatch(NAME_PATTERN, name):
         problems.append(Problem(path, "expected a name of letters, digits, _ . - (it names files)", on_key=True))
     if name == "base":
@@ -130,7 +155,7 @@ def _used(name: str, index: int, value: object, names: Sequence[str], problems: 
     return None
 
 
-def _check_cycles(recipes: Mapping[str, _Recipe], problems: list[Problem]) -> None:
+def _check_cycles(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None:
     reported: set[str] = set()
     for start in recipes:
         chain = [start]
@@ -144,24 +169,15 @@ def _check_cycles(recipes: Mapping[str, _Recipe], problems: list[Problem]) -> No
             )
 
 
-def _check_roles(recipes: Mapping[str, _Recipe], problems: list[Problem]) -> None:
+def _check_rewards(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None:
     for recipe in recipes.values():
-        before = [find_method(s.method).produces for s in _inherited(recipe, recipes)]
+        before = [find_method(s.method).produces for s in inherited(recipe, recipes)]
         for step, path in zip(recipe.steps, recipe.places, strict=True):
             method = find_method(step.method)
             if "reward" in method.needs and "reward" not in before:
                 message = f"{step.method} needs a reward model: put a step that makes one (reward_model) before it"
                 problems.append(Problem(path, message, on_key=True))
-            if "teacher" in method.needs:
-                message = f"{step.method} needs a teacher model, which a suite cannot give yet"
-                problems.append(Problem(path, message, on_key=True))
             before.append(method.produces)
-
-
-def _inherited(recipe: _Recipe, recipes: Mapping[str, _Recipe]) -> Iterator[Step]:
-    while recipe.uses is not None:
-        recipe = recipes[recipe.uses]
-        yield from recipe.steps
 
 
 def _step(recipe: str, path: KeyPath, raw: object, counts: dict[str, int], problems: list[Problem]) -> Step | None:

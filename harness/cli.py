@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("suite", metavar="SUITE", help="a suite's YAML file")
         sub.add_argument("--data", metavar="bundled|hub|DIR", help="where documents come from, instead of the suite's")
         sub.add_argument("--set", action="append", default=[], metavar="key=value", help="change a key of the suite")
+        sub.add_argument(
+            "--skip-unavailable", action="store_true", help="leave out targets that this machine cannot run"
+        )
         places(sub)
 
     plan = command("plan", "Show what a sweep would do: cells, stages after sharing, what is cached, time and disk.")
@@ -148,9 +151,11 @@ def _plan(options: argparse.Namespace) -> "Plan":
     suite = _load(options)
     console = _console()
     with console.status("planning") as status:
-        facts = gather_facts(suite, say=status.update)
+        facts = gather_facts(suite, say=status.update, skip_unavailable=options.skip_unavailable)
         _store(options.results)
-        plan = make_plan(suite, facts, options.results, known_stages(facts, options.results))
+        plan = make_plan(facts.suite, facts, options.results, known_stages(facts, options.results))
+    for name, reason in plan.skipped.items():
+        print(f"harness: skipped: target {name}: {reason}", file=sys.stderr)
     if problem := disk_problem(plan, options.results):
         raise UserError(problem)
     return plan

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 from packaging.requirements import Requirement
 
+from harness._grid import grid
 from harness.data import BUNDLED_FOLDER
+from harness.measure._energy import nvml_problem, rapl_problem
 from harness.models import BUNDLED_MODELS, cache_folder, model_problem
-from harness.targets import Target, fast_bf16, machine, target_problem
+from harness.targets import fast_bf16, machine, target_problem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +36,12 @@ _LOW_MEMORY_GB = 8
 _LOW_DISK_GB = 10
 
 _EXTRAS: tuple[tuple[str, str, str], ...] = (
-    ("torch-tensorrt", "torch_tensorrt", "TensorRT on NVIDIA GPUs: pip install torch-tensorrt"),
+    ("torch-tensorrt", "torch_tensorrt", "TensorRT on NVIDIA GPUs: pip install 'posttrain-harness[tensorrt]'"),
+    ("flash-attn", "flash_attn", "flash attention on NVIDIA GPUs: pip install flash-attn --no-build-isolation"),
+    ("onnxruntime", "onnxruntime", "exported models on ONNX Runtime: pip install onnxruntime"),
+    ("openvino", "openvino", "exported models on OpenVINO: pip install openvino"),
+    ("llama-cpp-python", "llama_cpp", "exported models on llama.cpp: pip install llama-cpp-python"),
+    ("nvidia-ml-py", "pynvml", "energy and clock of NVIDIA GPUs: pip install nvidia-ml-py"),
     ("bitsandbytes", "bitsandbytes", "4-bit (NF4) training and inference: pip install bitsandbytes"),
     ("torchao", "torchao", "int8 and int4 quantisation, quantisation-aware training: pip install torchao"),
     ("llmcompressor", "llmcompressor", "GPTQ, SparseGPT and Wanda compression: pip install llmcompressor"),
@@ -100,6 +107,7 @@ def _hardware() -> Iterator[Finding]:
         "latency figures that others can repeat" if busy else "",
     )
     yield _gpu()
+    yield from _energy()
     place = _existing(cache_folder())
     for name, folder in (("disk (here)", Path.cwd()), ("disk (cache)", place)):
         left = shutil.disk_usage(folder).free / 2**30
@@ -122,6 +130,16 @@ def _gpu() -> Finding:
         return Finding("hardware", "gpu", "missing", "torch sees no CUDA device", "CUDA targets, AWQ, FP8, TensorRT")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("hardware", "gpu", "ok", ", ".join(names))
+
+
+def _energy() -> Iterator[Finding]:
+    # Without a GPU its counters are not missed.
+    asked = {"cpu": (rapl_problem(), "RAPL"), **({"gpu": (nvml_problem(), "NVML")} if _gpu().state == "ok" else {})}
+    for device, (problem, counter) in asked.items():
+        if problem:
+            yield Finding("hardware", f"energy ({device})", "missing", problem, "energy of a request in profiles")
+        else:
+            yield Finding("hardware", f"energy ({device})", "ok", f"counted by {counter}")
 
 
 def _torch_problem() -> str | None:
@@ -229,34 +247,16 @@ def _chromium() -> str | None:
     return str(found[-1]) if found else None
 
 
-def _candidates() -> Sequence[Target]:
-    return (
-        Target(name="cpu float32"),
-        Target(name="cpu bfloat16", dtype="bfloat16"),
-        Target(name="cpu float32 inductor", backend="inductor"),
-        Target(name="cuda float32", device="cuda"),
-        Target(name="cuda bfloat16", device="cuda", dtype="bfloat16"),
-        Target(name="cuda float16", device="cuda", dtype="float16"),
-        Target(name="cuda bfloat16 inductor", device="cuda", dtype="bfloat16", backend="inductor"),
-    )
-
-
 def _targets() -> Iterator[Finding]:
     broken = _torch_problem()
-    for target in _candidates():
+    for target in grid():
         problem = broken or target_problem(target)
         if problem:
-            yield Finding("targets", target.name, "missing", problem)
-        elif target.backend == "inductor" and target.device == "cpu" and not _compiler():
-            yield Finding("targets", target.name, "missing", "no C++ compiler", "compiled forward passes: install g++")
+            yield Finding("targets", target.name, "missing", f"no: {problem}")
         elif target.dtype == "bfloat16" and target.device == "cpu" and not fast_bf16():
-            yield Finding("targets", target.name, "warn", "runs, slower than float32 without AMX")
+            yield Finding("targets", target.name, "warn", "yes, slower than float32 without AMX")
         else:
-            yield Finding("targets", target.name, "ok", "runs here")
-
-
-def _compiler() -> str | None:
-    return next((p for n in (os.environ.get("CXX") or "g++", "g++", "clang++") if (p := shutil.which(n))), None)
+            yield Finding("targets", target.name, "ok", "yes")
 
 
 def print_doctor(console: "Console", findings: Sequence[Finding]) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "TORCH_BACKENDS",
     "Context",
     "DatasetKind",
     "Inputs",
@@ -40,6 +41,8 @@ __all__ = [
 
 Role = Literal["policy", "reference", "reward", "teacher"]
 DatasetKind = Literal["instructions", "preferences", "prompts", "text"]
+TORCH_BACKENDS = frozenset({"eager", "inductor", "tensorrt"})
+"""The backends that run an ordinary model folder."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -120,6 +123,9 @@ class Trained:
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     metrics: Mapping[str, float] = field(default_factory=dict)
+    write: Callable[[Path], None] | None = None
+    """Writes the artifact's files into an empty folder, where they are not those of an ordinary model folder (packed or
+    exported weights, an adapter beside its base). Called while the stage's scratch folder is still there."""
 
 
 P = TypeVar("P", bound=Params)
@@ -136,6 +142,20 @@ class Method(ABC, Generic[P]):
     needs: ClassVar[frozenset[Role]]
     dataset_kind: ClassVar[DatasetKind | None]
     produces: ClassVar[Literal["policy", "reward"]] = "policy"
+    compresses: ClassVar[bool | str] = False
+    """Whether the policy comes out smaller; a setting's name: where that setting is not null."""
+    fixed: ClassVar[frozenset[str]] = frozenset()
+    """Settings that a suite gives as values and cannot search: those that `deploys` and `runs_on` go by."""
+
+    @classmethod
+    def deploys(cls, settings: Mapping[str, object]) -> bool:
+        """Whether what it leaves is for running only, so that no step of a recipe may follow it."""
+        return False
+
+    @classmethod
+    def runs_on(cls, settings: Mapping[str, object]) -> frozenset[str]:
+        """The backends of targets that run the policy it leaves."""
+        return TORCH_BACKENDS
 
     @abstractmethod
     def run(self, inputs: Inputs, params: P, context: Context) -> Trained:

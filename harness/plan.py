@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from harness._available import PartialSuite, missing_targets, refusals
 from harness.data import DataSource, dataset_problem, load_training_set
 from harness.errors import UserError
 from harness.execute import StageSpec
@@ -17,9 +18,12 @@ from harness.models import folder_fingerprint, model_problem, resolve_model
 from harness.resolve import Facts
 from harness.store import Store
 from harness.suite import Suite
-from harness.targets import fast_bf16, machine, target_problem
+from harness.targets import fast_bf16, machine
 
 __all__ = ["Cell", "Estimate", "Plan", "disk_problem", "gather_facts", "make_plan"]
+
+_SCORED = ("eager", "inductor")
+"""Backends that tasks, gold and judge run on; on another they would run in torch, and not say so."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,15 @@ class Plan:
     cells: list[Cell]
     sweep: str
     estimate: Estimate = field(default_factory=Estimate)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Target of the suite that is left out → what this machine lacks for it."""
 
     def to_json(self) -> dict[str, object]:
         """As it is stored with the sweep."""
         return {
             "cells": [asdict(c) for c in self.cells],
             "estimate": asdict(self.estimate),
+            "skipped": dict(self.skipped),
             "precision": self.facts.precision,
             "data": self.facts.source.label(),
             "models": dict(self.facts.models),
@@ -69,21 +76,31 @@ class Plan:
         }
 
 
-def gather_facts(suite: Suite, data: str | None = None, say: Callable[[str], None] = lambda text: None) -> Facts:
+def gather_facts(
+    suite: Suite,
+    data: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    skip_unavailable: bool = False,
+) -> Facts:
     """Check everything a suite needs from the outside world, and fingerprint it.
 
     Args:
         suite: the suite.
         data: `--data`, which goes before the suite's own key.
         say: told what takes a while.
+        skip_unavailable: leave out targets that this machine cannot run; the facts' suite is then one without them.
 
     Raises:
         UserError: all that is missing, a line each, with where it could come from.
     """
     source = DataSource(data or suite.data)
-    problems = list(_problems(suite, source))
+    missing = missing_targets(suite)
+    problems = [*_problems(suite, source), *refusals(suite, missing, skip=skip_unavailable)]
     if problems:
         raise UserError("\n".join(problems))
+    if missing:
+        suite = PartialSuite.of(suite, missing)
     automatic: Literal["float32", "bfloat16"] = "bfloat16" if fast_bf16() else "float32"
     precision = automatic if suite.precision == "auto" else suite.precision
     from harness.measure.tasks import task_fingerprint
@@ -141,15 +158,25 @@ def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
             yield f"{where}: dataset {name!r}: {problem}"
     if suite.measure.gold is not None and (p := dataset_problem(suite.measure.gold.dataset, source)):
         yield f"{where}: measure.gold.dataset: {p}"
-    for target in suite.targets:
-        if problem := target_problem(target):
-            yield f"{where}: targets: {target.name}: {problem}"
+    yield from _quality_problems(suite, where)
     if suite.measure.tasks:
         from harness.measure.tasks import task_problem
 
         for name, settings in suite.measure.tasks.items():
             if problem := task_problem(source, name, settings):
                 yield f"{where}: measure.tasks.{name}: {problem}"
+
+
+def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
+    measure = suite.measure
+    if not measure.tasks and measure.gold is None and measure.judge is None:
+        return
+    for target in suite.quality_targets():
+        if target.backend not in _SCORED:
+            yield (
+                f"{where}: measure.quality_target: quality is not measured on backend {target.backend} (target "
+                f"{target.name}), only latency and memory are: name another, or set measure.every_numerics: false"
+            )
 
 
 def _datasets(suite: Suite) -> list[tuple[str, str]]:
@@ -194,7 +221,8 @@ def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSp
         estimate.seconds, estimate.disk_gb = 0.0, 0.0
     elif not estimate.undecided and store.ready():
         estimate.seconds = _seconds(store, waiting)
-    return Plan(suite=suite, facts=facts, cells=cells, sweep=suite.sweep_id(), estimate=estimate)
+    skipped = dict(suite.skipped) if isinstance(suite, PartialSuite) else {}
+    return Plan(suite, facts, cells, suite.sweep_id(), estimate, skipped)
 
 
 def _disk(suite: Suite, stages: int) -> float | None:

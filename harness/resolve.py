@@ -1,15 +1,15 @@
 """From a suite to concrete work: the stages of a run with their content keys, and the measurements of a model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.data import DataSource, Half
 from harness.execute import Item, MeasureSpec, StageSpec
 from harness.keys import content_key
-from harness.method import find_method
+from harness.method import Method, Params, find_method
 from harness.provenance import versions
-from harness.suite import Setting, Suite
+from harness.suite import Setting, Step, Suite
 from harness.targets import Target
 
 __all__ = ["Facts", "Models", "Run", "chain", "chain_ends", "measure_specs", "proxy_recipe"]
@@ -26,7 +26,7 @@ class Facts:
     source: DataSource
     precision: Literal["float32", "bfloat16"]
     models: Mapping[str, str]
-    """Base model → its artifact key."""
+    """Base model, or model that a step names as its teacher → its artifact key."""
     datasets: Mapping[tuple[str, str], str]
     """(dataset, kind) → fingerprint of its rows."""
     tasks: Mapping[str, Mapping[str, Mapping[str, object]]]
@@ -49,61 +49,18 @@ class Run:
 
 
 def chain(facts: Facts, run: Run, steps: int | None = None) -> list[StageSpec]:
-    """The stages of a run in order (only the first `steps` if given), each with its content key; none for `base`."""
-    reference = f"model:{run.model}"
-    policy, reward = reference, None
-    keys = {reference: facts.models[run.model]}
-    specs: list[StageSpec] = []
-    for step in facts.suite.steps(run.recipe)[:steps]:
-        method = find_method(step.method)
-        params = step.resolve(run.settings.get(step.recipe, {}))
-        inputs: dict[str, str] = {}
-        for role in sorted(method.needs):
-            found = {"policy": policy, "reference": policy, "reward": reward, "teacher": reference}[role]
-            # The suite was checked for a reward model before every method that needs one.
-            if found is not None:
-                inputs[role] = found
-        dataset = getattr(params, "dataset", None) if method.dataset_kind else None
-        fingerprint = facts.datasets[dataset, str(method.dataset_kind)] if dataset else None
-        settings: dict[str, Any] = params.model_dump(mode="json")
-        key = content_key(
-            "stage",
-            method=step.method,
-            version=method.version,
-            params=settings,
-            inputs={role: keys.get(ref, ref) for role, ref in inputs.items()},
-            dataset=fingerprint,
-            seed=run.seed,
-            precision=facts.precision,
-            versions=dict(facts.library_versions),
-        )
-        specs.append(
-            StageSpec(
-                key=key,
-                method=step.method,
-                version=method.version,
-                params=settings,
-                inputs=inputs,
-                dataset=dataset,
-                dataset_fingerprint=fingerprint,
-                data=facts.source.name,
-                seed=run.seed,
-                precision=facts.precision,
-                limit_s=None if (m := facts.suite.budget.stage_minutes) is None else m * 60,
-                label=f"{run.recipe} {step.name} seed {run.seed}",
-            )
-        )
-        if method.produces == "reward":
-            reward = key
-        else:
-            policy = key
-    return specs
+    """The stages of a run in order (only its first `steps` steps if given), each with its content key; none for `base`.
+
+    Where a step learns from another recipe's policy, that recipe's stages stand before it, each stage once.
+    """
+    return list(_walk(facts, run, steps).stages.values())
 
 
 def chain_ends(facts: Facts, run: Run, specs: Sequence[StageSpec]) -> "Models":
     """The models a run leaves: its final policy, and its reward model if it trains one."""
-    rewards = [s.key for s in specs if find_method(s.method).produces == "reward"]
-    policies = [s.key for s in specs if find_method(s.method).produces == "policy"]
+    own = set(_walk(facts, run).own)
+    rewards = [s.key for s in specs if s.key in own and find_method(s.method).produces == "reward"]
+    policies = [s.key for s in specs if s.key in own and find_method(s.method).produces == "policy"]
     base = f"model:{run.model}"
     return Models(
         policy=policies[-1] if policies else base,
@@ -111,6 +68,99 @@ def chain_ends(facts: Facts, run: Run, specs: Sequence[StageSpec]) -> "Models":
         reward=rewards[-1] if rewards else None,
         base=base,
     )
+
+
+@dataclass
+class _Line:
+    """How far a run has come: its stages so far (with those of its teachers), and its models now."""
+
+    policy: str
+    reward: str | None = None
+    whole: str | None = None
+    """The policy as it was before the first step that compressed it."""
+    stages: dict[str, StageSpec] = field(default_factory=dict)
+    own: list[str] = field(default_factory=list)
+
+
+def _walk(facts: Facts, run: Run, steps: int | None = None) -> _Line:
+    line = _Line(policy=f"model:{run.model}")
+    for step in facts.suite.steps(run.recipe)[:steps]:
+        method = find_method(step.method)
+        params = step.resolve(run.settings.get(step.recipe, {}))
+        if line.whole is None and _compresses(method, params):
+            line.whole = line.policy
+        roles = {"policy": line.policy, "reference": line.policy, "reward": line.reward}
+        if "teacher" in method.needs:
+            roles["teacher"] = _teacher(facts, run, params, line)
+        # The suite was checked for a reward model and a teacher before every method that needs one.
+        inputs: dict[str, str] = {
+            str(role): found for role in sorted(method.needs) if (found := roles[role]) is not None
+        }
+        spec = _stage(facts, run, step, params, inputs)
+        line.stages.setdefault(spec.key, spec)
+        line.own.append(spec.key)
+        if method.produces == "reward":
+            line.reward = spec.key
+        else:
+            line.policy = spec.key
+    return line
+
+
+def _compresses(method: type[Method[Params]], params: Params) -> bool:
+    if isinstance(method.compresses, str):
+        return getattr(params, method.compresses) is not None
+    return method.compresses
+
+
+def _teacher(facts: Facts, run: Run, params: Params, line: _Line) -> str | None:
+    """The model that a step's `teacher` means; stages that make it are added to the line."""
+    name = getattr(params, "teacher", None)
+    if name is None:
+        return line.whole
+    if name in facts.suite.recipes:
+        taught = _walk(facts, replace(run, recipe=name))
+        for key, spec in taught.stages.items():
+            line.stages.setdefault(key, spec)
+        return taught.policy
+    return f"model:{run.model if name == 'base' else name}"
+
+
+def _stage(facts: Facts, run: Run, step: Step, params: Params, inputs: dict[str, str]) -> StageSpec:
+    method = find_method(step.method)
+    dataset = getattr(params, "dataset", None) if method.dataset_kind else None
+    fingerprint = facts.datasets[dataset, str(method.dataset_kind)] if dataset else None
+    settings: dict[str, Any] = params.model_dump(mode="json")
+    # A teacher counts by what it is: under another name in another suite it gives the same student.
+    named = {"teacher"} if "teacher" in inputs else set()
+    key = content_key(
+        "stage",
+        method=step.method,
+        version=method.version,
+        params={k: v for k, v in settings.items() if k not in named},
+        inputs={role: _artifact(facts, reference) for role, reference in inputs.items()},
+        dataset=fingerprint,
+        seed=run.seed,
+        precision=facts.precision,
+        versions=dict(facts.library_versions),
+    )
+    return StageSpec(
+        key=key,
+        method=step.method,
+        version=method.version,
+        params=settings,
+        inputs=inputs,
+        dataset=dataset,
+        dataset_fingerprint=fingerprint,
+        data=facts.source.name,
+        seed=run.seed,
+        precision=facts.precision,
+        limit_s=None if (m := facts.suite.budget.stage_minutes) is None else m * 60,
+        label=f"{run.recipe} {step.name} seed {run.seed}",
+    )
+
+
+def _artifact(facts: Facts, reference: str) -> str:
+    return facts.models[reference.removeprefix("model:")] if reference.startswith("model:") else reference
 
 
 @dataclass(frozen=True)

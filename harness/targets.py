@@ -1,41 +1,121 @@
 """Describing hardware: what a suite may ask to measure on, and the machine at hand."""
 
+import importlib
+import importlib.util
 import os
 import platform
 import re
 import resource
+import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Target", "cpu_flags", "fast_bf16", "machine", "peak_rss_mb", "target_problem"]
+__all__ = [
+    "RUNTIMES",
+    "Target",
+    "compiler",
+    "cpu_flags",
+    "fast_bf16",
+    "machine",
+    "peak_rss_mb",
+    "target_problem",
+]
+
+
+RUNTIMES: Mapping[str, tuple[str, str]] = {
+    "onnxruntime": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "openvino"),
+    "llamacpp": ("llama_cpp", "llama-cpp-python"),
+}
+"""Backend that runs an exported model outside torch → its module, its distribution."""
 
 
 class Target(BaseModel):
-    """One hardware/runtime configuration to measure on."""
+    """One hardware/runtime configuration to measure on. What no machine could run is refused here."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, description="the name in tables and reports")
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?|auto|offload)$",
+        description="cpu, cuda, cuda:N, auto (layers spread over all GPUs), offload (weights in the CPU's memory, each "
+        "layer sent to the GPU for its turn)",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32", description="the type of weights and activations"
     )
-    backend: Literal["eager", "inductor"] = Field(default="eager", description="how the forward pass is executed")
-    attention: Literal["eager", "sdpa"] = Field(default="sdpa", description="attention implementation of transformers")
-    threads: int = Field(default=1, ge=1, description="CPU threads of torch")
+    backend: Literal["eager", "inductor", "tensorrt", "onnxruntime", "openvino", "llamacpp"] = Field(
+        default="eager",
+        description="how the forward pass is executed: eager, inductor (torch.compile, static KV cache), tensorrt "
+        "(torch-tensorrt), or the runtime of an exported model",
+    )
+    attention: Literal["eager", "sdpa", "flash", "flex"] = Field(
+        default="sdpa",
+        description="attention implementation of transformers; an exported model brings its own: leave it out",
+    )
+    threads: int = Field(default=1, ge=1, description="CPU threads of torch, or of the runtime")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Target":
+        if problem := _contradiction(self):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the forward pass runs on one or more CUDA devices, wherever the weights are kept."""
+        return self.device != "cpu"
+
+    @property
+    def implementation(self) -> str:
+        """The attention under the name that transformers has for it."""
+        return {"flash": "flash_attention_2", "flex": "flex_attention"}.get(self.attention, self.attention)
 
     def numerics(self) -> dict[str, object]:
-        """What decides the scores (not the name, not the threads): part of a measurement's key."""
-        return {
+        """What decides the scores (not the name, not the threads): part of a measurement's key.
+
+        `auto` and `offload` are told apart from `cuda`, although they should score the same: a profile's key is made
+        of this too, and their latency is another.
+        """
+        found: dict[str, object] = {
             "device": self.device.split(":")[0],
             "dtype": self.dtype,
             "backend": self.backend,
-            "attention": self.attention,
         }
+        # An exported graph was made with an attention of its own, which the target does not choose.
+        return found if self.backend in RUNTIMES else {**found, "attention": self.attention}
+
+
+def _contradiction(target: Target) -> str | None:
+    """Why no machine can run this, or None."""
+    if target.device in ("auto", "offload") and target.backend != "eager":
+        return f"device {target.device} moves layers by hooks, which only the eager backend runs; got {target.backend}"
+    if target.backend == "tensorrt" and not target.on_gpu:
+        return "backend tensorrt runs on NVIDIA GPUs only: expected device cuda or cuda:N"
+    if target.backend in RUNTIMES:
+        if target.device != "cpu":
+            return f"backend {target.backend} is run on the CPU here: expected device cpu"
+        if target.attention != "sdpa":
+            return f"backend {target.backend} runs the attention its model was exported with: leave attention out"
+        if target.dtype != "float32":
+            return (
+                f"backend {target.backend} computes in float32, from weights of whatever type the export has: leave "
+                "dtype out, and export in another type to compare types"
+            )
+    if target.backend == "tensorrt" and target.attention in ("flash", "flex"):
+        return f"TensorRT compiles no {target.attention} attention: expected sdpa or eager"
+    if target.attention == "flash":
+        if not target.on_gpu:
+            return "flash attention runs on GPUs only; on a CPU, sdpa is the fused one"
+        if target.dtype == "float32":
+            return "flash attention has no float32: expected dtype bfloat16 or float16"
+    return None
 
 
 def cpu_flags() -> frozenset[str]:
@@ -68,18 +148,78 @@ def machine() -> dict[str, object]:
 
 
 def target_problem(target: Target) -> str | None:
-    """Why this machine cannot run the target, or None. Imports torch only for CUDA targets."""
-    if target.device.startswith("cuda"):
-        import torch
+    """Everything this machine lacks for the target, or None. Imports torch only for targets on a GPU."""
+    problems = [*_device_problems(target), *_backend_problems(target), *_attention_problems(target)]
+    return "; ".join(dict.fromkeys(problems)) or None
 
-        if not torch.cuda.is_available():
-            return "needs a CUDA device; torch sees none"
-        index = int(target.device.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            return f"needs CUDA device {index}; this machine has {torch.cuda.device_count()}"
-    elif target.dtype == "float16":
-        return "float16 on a CPU has no fast kernels; use bfloat16 or float32"
-    return None
+
+def _device_problems(target: Target) -> Iterator[str]:
+    if not target.on_gpu:
+        if target.dtype == "float16":
+            yield "float16 on a CPU has no fast kernels; use bfloat16 or float32"
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(target.device.partition(":")[2] or 0)
+    if not count:
+        yield "needs a CUDA device; torch sees none"
+    elif index >= count:
+        yield f"needs CUDA device {index}; this machine has {count}"
+    elif target.device == "auto" and count < 2:
+        yield "spreads layers over several CUDA devices; this machine has 1: use cuda, or offload for a larger model"
+    elif target.dtype == "bfloat16" and torch.cuda.get_device_capability(index) < (8, 0):
+        # torch would emulate it, and the figure would be that of the emulation.
+        yield f"bfloat16 needs a GPU of compute capability 8.0; {torch.cuda.get_device_name(index)} is older"
+
+
+def _backend_problems(target: Target) -> Iterator[str]:
+    if target.backend == "inductor":
+        yield from _inductor_problems(target, "backend inductor")
+    elif target.backend == "tensorrt":
+        yield from _tensorrt_problems()
+    elif target.backend in RUNTIMES:
+        module, distribution = RUNTIMES[target.backend]
+        if importlib.util.find_spec(module) is None:
+            yield f"{distribution} is not installed: pip install {distribution}"
+        if importlib.util.find_spec("harness.runtimes") is None:
+            yield "this version of the harness runs no exported models"
+
+
+def _tensorrt_problems() -> Iterator[str]:
+    if importlib.util.find_spec("torch_tensorrt") is None:
+        yield "torch-tensorrt is not installed: pip install 'posttrain-harness[tensorrt]'"
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        try:
+            importlib.import_module("torch_tensorrt")
+        except Exception as error:  # noqa: BLE001  # what it raises where it finds no TensorRT is a plain Exception
+            yield f"torch-tensorrt is installed and cannot be imported: {error}"
+
+
+def _attention_problems(target: Target) -> Iterator[str]:
+    if target.attention == "flash" and importlib.util.find_spec("flash_attn") is None:
+        yield "flash-attn is not installed: pip install flash-attn --no-build-isolation"
+    if target.attention == "flex":
+        # transformers compiles flex attention whatever the backend.
+        yield from _inductor_problems(target, "flex attention")
+        if not target.on_gpu and not {"avx2", "avx512f"} & cpu_flags():
+            yield "flex attention on a CPU needs AVX2"
+
+
+def _inductor_problems(target: Target, who: str) -> Iterator[str]:
+    if not target.on_gpu and compiler() is None:
+        yield f"{who} compiles C++ and finds no compiler: install g++"
+    if target.on_gpu and importlib.util.find_spec("triton") is None:
+        yield f"{who} compiles for GPUs with triton, which is not installed: pip install triton"
+
+
+def compiler() -> str | None:
+    """The C++ compiler that inductor would use for the CPU, or None."""
+    own = os.environ.get("CXX")
+    return next((path for name in (own, "g++", "clang++") if name and (path := shutil.which(name))), None)
 
 
 def peak_rss_mb() -> float:

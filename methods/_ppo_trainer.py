@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.method import Context, Inputs, Trained
+from methods._meter import Meter
+from methods._optimizer import state_mb
 from methods._ppo_attention import quick_attention
 from methods._ppo_experience import Collector, Experience
 from methods._ppo_math import AdaptiveKl, FixedKl, finite, learning_rate_factor
@@ -43,18 +45,22 @@ class Trainer:
         """All iterations; the policy, adapters merged, and the last iteration's figures."""
         metrics: dict[str, float] = {}
         tokens, iterations = 0, self.params.iterations
+        meter = Meter(self.models.trained.device.type)
         with quick_attention(*self.models.attending):
             for iteration in range(iterations):
                 self.context.check()
                 experience, metrics = self._iterate(iteration)
                 tokens += int(experience.rollout.mask.sum())
                 self.context.log(iteration + 1, iterations, metrics)
+                meter.tick()
         return Trained(
             model=self._merged(),
             tokenizer=self.tokenizer,
             metrics={
                 **{f"final_{k}": metrics[k] for k in ("reward", "kl", "entropy", "length", "eos_fraction")},
                 **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
+                **meter.figures(),
+                "optimizer_state_mb": state_mb(self.learner.optimizer),
                 "iterations": float(iterations),
                 "sampled_tokens": float(tokens),
                 "prompts_left_out": float(self.texts.left_out),

@@ -1,11 +1,15 @@
 """Learning from a batch of experience: clipped steps of policy and value, until the policy is far enough."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.method import Context
+from methods._optimizer import make_optimizer, set_rate
 from methods._ppo_experience import Experience, shuffled
 from methods._ppo_math import finite, masked_mean, policy_loss, value_loss
 from methods._ppo_setup import Models
@@ -25,22 +29,23 @@ class Learner:
         self.policy_weights: list[nn.Parameter] = [p for p in models.trained.parameters() if p.requires_grad]
         value_module = value_model.model if value_model is not None else head
         self.value_weights: list[nn.Parameter] = list(value_module.parameters()) if value_module is not None else []
+        self._modules = [models.trained] + ([value_model.model] if value_model is not None else [])
+        if params.gradient_checkpointing and not all(m.supports_gradient_checkpointing for m in self._modules):
+            raise UserError(
+                f"{type(models.trained).__name__} cannot recompute its layers; leave gradient_checkpointing out"
+            )
         value_rate = params.value_learning_rate or (1e-3 if head is not None else params.learning_rate)
         self.rates = [params.learning_rate, value_rate]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": self.policy_weights, "lr": self.rates[0]},
-                {"params": self.value_weights, "lr": self.rates[1]},
-            ],
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-            fused=True,
-        )
+        groups = [
+            {"params": self.policy_weights, "lr": self.rates[0]},
+            {"params": self.value_weights, "lr": self.rates[1]},
+        ]
+        self.optimizer = make_optimizer(groups, params, models.trained.device.type, betas=(0.9, 0.95))
 
     def set_rates(self, factor: float) -> float:
         """Learn at this part of the full rates from now on; the policy's rate."""
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+            set_rate(group, rate * factor)
         return self.rates[0] * factor
 
     def update(self, experience: Experience) -> dict[str, float]:
@@ -66,37 +71,27 @@ class Learner:
     def step(self, experience: Experience, rows: Tensor) -> tuple[dict[str, float], bool]:
         """One minibatch: measure it, and take an optimizer step unless it is past `max_kl` (then False).
 
+        With `gradient_accumulation` the minibatch is taken in parts; figures and gradient are the whole's.
+
         Raises:
             InfeasibleError: the loss or the gradient is not finite.
         """
         params = self.params
-        batch = experience.batch(rows)
-        now = self.models.policy.evaluate(batch, entropy=params.entropy_coef > 0)
-        values = self.models.values(batch, now)
-        fit = policy_loss(
-            now.logprobs, experience.logprobs[rows], experience.advantages[rows], batch.mask, params.clip_range
-        )
-        misfit = value_loss(
-            values, experience.values[rows], experience.returns[rows], batch.mask, params.value_clip_range
-        )
-        loss = fit.loss + params.value_coef * misfit
-        if now.entropy is not None:
-            loss = loss - params.entropy_coef * masked_mean(now.entropy, batch.mask)
-        finite(float(loss.detach()), "the loss")
-        apart = float(fit.approximate_kl)
-        measured = {
-            "policy_loss": float(fit.loss.detach()),
-            "value_loss": float(misfit.detach()),
-            "approximate_kl": apart,
-            "clip_fraction": float(fit.clip_fraction),
-            "ratio_max": float(fit.ratio_max),
-            "grad_norm": 0.0,
-            "updates": 0.0,
-        }
-        if params.max_kl is not None and apart > params.max_kl:
-            return measured, False
+        parts = list(torch.chunk(rows, params.gradient_accumulation))
+        tokens = experience.rollout.mask[rows].sum()
+        measured = {"ratio_max": 0.0, "grad_norm": 0.0, "updates": 0.0}
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        for place, part in enumerate(parts):
+            share = experience.rollout.mask[part].sum() / tokens
+            loss, found = self._measure(experience, part)
+            finite(float(loss.detach()), "the loss")
+            measured["ratio_max"] = max(measured["ratio_max"], found.pop("ratio_max"))
+            measured |= {name: measured.get(name, 0.0) + float(share) * value for name, value in found.items()}
+            # Before the last backward pass, so that a whole minibatch past the bound costs none.
+            last = place == len(parts) - 1
+            if last and params.max_kl is not None and measured["approximate_kl"] > params.max_kl:
+                return measured, False
+            (share * loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         # A value model has its own norm: its early, large errors must not shrink the policy's steps.
         groups = [self.policy_weights, self.value_weights]
         if self.models.value_model is None:
@@ -106,6 +101,53 @@ class Learner:
             finite(norm, "the gradient's norm")
         self.optimizer.step()
         return measured | {"grad_norm": norms[0], "updates": 1.0}, True
+
+    def _measure(self, experience: Experience, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of some rows, a mean over their tokens, and its figures."""
+        params = self.params
+        batch = experience.batch(rows)
+        with self._recomputed():
+            now = self.models.policy.evaluate(batch, entropy=params.entropy_coef > 0)
+            values = self.models.values(batch, now)
+        fit = policy_loss(
+            now.logprobs, experience.logprobs[rows], experience.advantages[rows], batch.mask, params.clip_range
+        )
+        misfit = value_loss(
+            values, experience.values[rows], experience.returns[rows], batch.mask, params.value_clip_range
+        )
+        loss = fit.loss + params.value_coef * misfit
+        if now.entropy is not None:
+            loss = loss - params.entropy_coef * masked_mean(now.entropy, batch.mask)
+        return loss, {
+            "policy_loss": float(fit.loss.detach()),
+            "value_loss": float(misfit.detach()),
+            "approximate_kl": float(fit.approximate_kl),
+            "clip_fraction": float(fit.clip_fraction),
+            "ratio_max": float(fit.ratio_max),
+        }
+
+    @contextlib.contextmanager
+    def _recomputed(self) -> Iterator[None]:
+        """With `gradient_checkpointing`, layers run in it keep their input only and run again in the backward pass."""
+        if not self.params.gradient_checkpointing:
+            yield
+            return
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        layers = [m for module in self._modules for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
+        for module in self._modules:
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+        # transformers recomputes in training mode only. What is inside the layers stays in eval mode: with dropout
+        # the policy would not be the one that sampled.
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+            for module in self._modules:
+                module.gradient_checkpointing_disable()
 
 
 def _summary(seen: list[dict[str, float]]) -> dict[str, float]:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field
 
 from harness.errors import InfeasibleError, UserError
-from harness.method import Context, Inputs, Params
+from harness.method import Context, Inputs
+from methods._meter import Meter
+from methods._optimizer import OptimizerParams, choose_optimizer, optimizer_arguments, state_mb
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +23,7 @@ __all__ = ["TrainingParams", "finish", "lora_config", "need_dataset", "rows_want
 Config = TypeVar("Config")
 
 
-class TrainingParams(Params):
+class TrainingParams(OptimizerParams):
     """Settings that every gradient-trained method has."""
 
     steps: int = Field(100, ge=1, description="optimizer steps; exact, whatever the size of the dataset")
@@ -66,6 +68,9 @@ def training_arguments(
 
     TRL's own defaults (bf16 wherever nothing else is said, gradient checkpointing, a log every tenth step) are all
     replaced. Weights stay fp32: bf16 is autocast, on CPU too.
+
+    Raises:
+        UserError: the chosen optimizer cannot run on this device.
     """
     scheduler = "constant_with_warmup" if params.lr_scheduler == "constant" else params.lr_scheduler
     arguments: dict[str, object] = {
@@ -94,6 +99,7 @@ def training_arguments(
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
+        **optimizer_arguments(params, device),
     }
     return config(**{**arguments, **extra})
 
@@ -117,7 +123,9 @@ def lora_config(params: TrainingParams, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -
     )
 
 
-def _make_callback(context: Context, steps: int, names: Mapping[str, str], losses: list[float]) -> "TrainerCallback":
+def _make_callback(
+    context: Context, steps: int, names: Mapping[str, str], losses: list[float], meter: Meter
+) -> "TrainerCallback":
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -134,6 +142,9 @@ def _make_callback(context: Context, steps: int, names: Mapping[str, str], losse
 
         def on_step_begin(self, *_args: object, **_: object) -> None:
             context.check()
+
+        def on_step_end(self, *_args: object, **_: object) -> None:
+            meter.tick()
 
     return Report()
 
@@ -161,7 +172,7 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
 
     Returns:
         `steps`; `train_tokens` (prompt and completion, without padding); `final_loss`, the mean over the last tenth
-        of the steps.
+        of the steps; `optimizer_state_mb`, and the meter's `step_ms`, `train_peak_mb`, … where they are known.
 
     Raises:
         InfeasibleError: the loss, a gradient or a weight is not finite, memory or time ran out.
@@ -173,9 +184,12 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
     losses: list[float] = []
     base = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_make_callback(context, steps, {**base, **names}, losses))
+    choose_optimizer(trainer)
+    meter = Meter(trainer.args.device.type)
+    trainer.add_callback(_make_callback(context, steps, {**base, **names}, losses, meter))
     with _memory_errors():
         trainer.train()
+    figures = {**meter.figures(), "optimizer_state_mb": state_mb(trainer.optimizer)}
     if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters() if p.requires_grad):
         raise InfeasibleError(f"a weight is not finite after {steps} steps")
     last = losses[-max(1, steps // 10) :]
@@ -183,6 +197,7 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
         "steps": float(trainer.state.global_step),
         "train_tokens": float(trainer._total_train_tokens),
         "final_loss": sum(last) / len(last),
+        **figures,
     }
 
 

@@ -1,15 +1,17 @@
 """PPO against a learned reward model, with a KL penalty to the policy it starts from."""
 
+import operator
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.method import Context, Inputs, Method, Params, Trained, tunable
+from harness.method import Context, Inputs, Method, Trained, tunable
+from methods._optimizer import OptimizerParams
 
 __all__ = ["PPO", "PPOParams"]
 
 
-class PPOParams(Params):
+class PPOParams(OptimizerParams):
     """Settings of PPO. An iteration samples one batch of responses, scores it and trains on it."""
 
     dataset: str = Field("prompts", description="prompts to answer: a bundled name or <org>/<dataset>[:config[:split]]")
@@ -59,6 +61,17 @@ class PPOParams(Params):
     reward_clip: float | None = Field(None, gt=0, description="scores (normalized) are clipped to ± this")
     whiten_rewards: bool = Field(False, description="scale token rewards to unit variance, keeping their mean")
     whiten_advantages: bool = Field(True, description="advantages to zero mean and unit variance over the batch")
+    gradient_accumulation: int = Field(
+        1,
+        ge=1,
+        description="forward passes of one minibatch: less memory, the same step",
+        exclude_if=lambda parts: bool(parts == 1),  # a later setting, as OptimizerParams says
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="recompute activations in the backward pass: less memory, about a third slower",
+        exclude_if=operator.not_,
+    )
     lora_rank: int = Field(0, ge=0, description="0 trains all weights; else the rank of LoRA on every linear layer")
     lora_alpha: float = Field(32.0, gt=0, description="LoRA's scale is alpha / rank")
 
@@ -67,6 +80,11 @@ class PPOParams(Params):
         if self.minibatch_size > self.rollout_batch_size:
             raise ValueError(
                 f"minibatch_size ({self.minibatch_size}) must not exceed rollout_batch_size ({self.rollout_batch_size})"
+            )
+        if self.gradient_accumulation > self.minibatch_size:
+            raise ValueError(
+                f"gradient_accumulation ({self.gradient_accumulation}) must not exceed minibatch_size "
+                f"({self.minibatch_size})"
             )
         return self
 

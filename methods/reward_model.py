@@ -9,6 +9,7 @@ from harness.errors import UserError
 from harness.method import Context, Inputs, Method, Trained, tunable
 from harness.models import load_model
 from methods._head import drop_padding_mask
+from methods._optimizer import make_optimizer
 from methods._rows import preference_rows, training_order
 from methods._trl import TrainingParams, finish, lora_config, need_dataset, rows_wanted, train, training_arguments
 
@@ -163,15 +164,11 @@ def _make_trainer(
 
 
 def _optimizer(model: "PreTrainedModel", params: RewardModelParams) -> "torch.optim.Optimizer":
-    import torch
-
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     head = [p for name, p in trained if "score" in name.split(".")]
     body = [p for name, p in trained if "score" not in name.split(".")]
-    return torch.optim.AdamW(
-        [{"params": body, "lr": params.learning_rate}, {"params": head, "lr": params.head_learning_rate}],
-        weight_decay=params.weight_decay,
-    )
+    groups = [{"params": body, "lr": params.learning_rate}, {"params": head, "lr": params.head_learning_rate}]
+    return make_optimizer(groups, params, model.device.type, weight_decay=params.weight_decay, fused=None)
 
 
 def _accuracy(trainer: "Trainer", rows: list[Pair], batch_size: int, context: Context) -> float:

@@ -52,6 +52,27 @@ def test_targets_follow_the_hardware(findings: list[Finding]) -> None:
     assert (states["cuda float32"] == "ok") == torch.cuda.is_available()
 
 
+def test_every_device_type_backend_and_attention_is_answered_with_a_reason(findings: list[Finding]) -> None:
+    from harness.targets import Target
+
+    named = " ".join(f.name for f in findings if f.section == "targets")
+    told = {f.name: f.detail for f in findings if f.section == "targets"}
+    schema = Target.model_json_schema()["properties"]
+    for value in [*(v for key in ("dtype", "backend", "attention") for v in schema[key]["enum"]), "auto", "offload"]:
+        assert value in named
+    assert all(detail.startswith("yes") or len(detail.removeprefix("no: ")) > 10 for detail in told.values())
+    assert all(f.detail.startswith("no: ") == (f.state == "missing") for f in findings if f.section == "targets")
+    assert told["cpu float16"].startswith("no: float16 on a CPU")
+
+
+def test_an_energy_counter_is_there_or_its_absence_explained(findings: list[Finding]) -> None:
+    from harness.measure._energy import rapl_counters
+
+    (found,) = [f for f in findings if f.name == "energy (cpu)"]
+    assert (found.state == "ok") == bool(rapl_counters())
+    assert found.detail
+
+
 def test_a_model_that_is_not_installed_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "model_problem", lambda name: "not here")
     assert [(f.state, f.detail) for f in doctor._models()] == [("missing", "not here")]

@@ -77,7 +77,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
                 "metrics": dict(trained.metrics),
                 "produces": method.produces,
             },
-            lambda folder: save_model(trained.model, trained.tokenizer, folder),
+            trained.write or (lambda folder: save_model(trained.model, trained.tokenizer, folder)),
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

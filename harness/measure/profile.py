@@ -8,18 +8,24 @@ generated greedily, whatever they are. Its times, as vLLM's serving benchmark an
 
 - `ttft_ms`: time to first token, from the start of the request to its first token (prefill and one choice);
 - `tpot_ms`: time per output token after the first, (e2e − TTFT) / (new_tokens − 1), a mean within one request;
+- `itl_ms`: inter-token latency, from one token to the next: new_tokens − 1 rows of each request, one after another;
 - `e2e_ms`: end-to-end latency, from the start of the request to its last token;
 - `tokens_per_s`: batch × new_tokens / e2e; `prefill_tokens_per_s`: batch × prompt_tokens / TTFT.
 
 All sequences of a batch start together and are served alone, so each has the batch's times: there is no queue. The
-first `warmup` requests of a batch size are discarded; each of the `repeats` after them is a row. Beside them, once a
-process: `load_ms` (reading the model into memory, imports not counted, the files possibly in the system's cache),
-`weight_mb` (resident parameters and buffers), `weight_disk_mb` (safetensors files); once a batch size: `peak_rss_mb`
-(the largest resident memory of the process until then, libraries included; batch sizes run from small to large), on
-CUDA `peak_cuda_mb` (the largest memory allocated), with the inductor backend `compile_ms` (the first request, which
-compiles), and `other_load` (percent of all CPU cores that were busy just before, while this process waited: a figure
-taken beside other work says so). The inductor backend uses a static cache for models that transformers declares
-compilable as one graph, a growing one for others. MB is 2**20 bytes.
+first `warmup` requests of a batch size are discarded; each of the `repeats` after them is a row.
+
+Once a process (setting `load`): `load_ms` (reading the model into memory, imports not counted, the files possibly in
+the system's cache), `weight_mb` (memory held by weights, wherever it lies), `weight_disk_mb` (the files of weights).
+
+Once a batch size (setting `batch=N`): `compile_ms` (the first request of what compiles), `outliers` (from 10 repeats
+on: how many have an end-to-end latency far apart from the rest; none is dropped), `other_load` (percent of all CPU
+cores that were busy just before, while this process waited: a figure taken beside other work says so), `cpu_mhz` and
+`gpu_mhz` (the clock just after), `peak_rss_mb` (the largest resident memory of the process until then, libraries
+included; batch sizes run from small to large), on GPUs `peak_cuda_mb` and `peak_cuda_reserved_mb` (the most that torch
+allocated, and took from the device), and where the machine counts it `energy_cpu_j` and `energy_gpu_j` (joules of a
+request, the mean over the repeats; absent without a counter, never estimated). MB is 2**20 bytes. Percentiles are shown
+from the sample sizes that support them (`harness._percentiles`). More in docs/profiles.md.
 """
 
 import contextlib
@@ -169,6 +175,9 @@ def main(arguments: list[str]) -> int:
         rows = list(profile_rows(spec.folder, spec.target, **spec.settings.model_dump()))
     except UserError as error:
         _answer(answer, {"error": "user", "message": str(error)})
+        return 0
+    except InfeasibleError as error:
+        _answer(answer, {"error": "infeasible", "message": f"on target {spec.target.name!r}: {error}"})
         return 0
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
