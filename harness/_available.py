@@ -31,8 +31,9 @@ def refusals(suite: Suite, missing: Mapping[str, str], *, skip: bool) -> list[st
     indices = [i for i, t in enumerate(suite.targets) if t.name in missing]
     if not skip:
         return [f"{_place(suite, i)}: {_what(suite, missing, i)}{_HINT}" for i in indices]
-    if len(indices) == len(suite.targets):
-        return [f"{_place(suite, i)}: {_what(suite, missing, i)}; no other target is left" for i in indices]
+    # The untouched base model is what everything is compared with.
+    if all(t.name in missing for t in suite.targets_of("base")):
+        return [f"{_place(suite, i)}: {_what(suite, missing, i)}; no other target is left for the base model" for i in indices]
     named = suite.measure.quality_target
     return [
         f"{_place(suite, i)}: {_what(suite, missing, i)}; the quality target, by which everything is compared, cannot "
@@ -69,10 +70,11 @@ class PartialSuite(Suite):
 
     @classmethod
     def of(cls, suite: Suite, missing: Mapping[str, str]) -> Self:
-        """The suite without its missing targets (name → reason); at least one target must be left."""
+        """The suite without its missing targets (name → reason); at least one that runs the base model must be left."""
         left = [t for t in suite.targets if t.name not in missing]
-        if suite.targets[0].name in missing and suite.measure.quality_target is None:
-            measure = suite.measure.model_copy(update={"quality_target": left[0].name})
+        if suite.quality_target.name in missing and suite.measure.quality_target is None:
+            first = next(t for t in suite.targets_of("base") if t.name not in missing)
+            measure = suite.measure.model_copy(update={"quality_target": first.name})
             suite = suite.model_copy(update={"measure": measure})
         return cls._copied(suite, left, missing)
 

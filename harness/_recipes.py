@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from harness._spaces import SettingsReader, Space, explain, quoted, suggestion
 from harness._teachers import inherited, teacher_problems
 from harness.errors import UserError
-from harness.method import Method, Params, find_method, method_names
+from harness.method import TORCH_BACKENDS, Method, Params, find_method, method_names
 from harness.yamlmarks import KeyPath, Problem
 
 __all__ = ["NAME_PATTERN", "Recipe", "Step", "read_recipes"]
@@ -47,6 +47,19 @@ class Step:
     def teachers(self) -> tuple[object, ...]:
         """What its `teacher` may be; None is the policy before it was compressed. Empty where it takes none."""
         return self.choices("teacher") if "teacher" in find_method(self.method).needs else ()
+
+    @property
+    def runs_on(self) -> frozenset[str]:
+        """The backends that run the policy it leaves."""
+        method = find_method(self.method)
+        # What decides it must not be searched; where it is, that is said, and all of torch is as good a guess as any.
+        return TORCH_BACKENDS if method.fixed & self.spaces.keys() else method.runs_on(self.settings)
+
+    @property
+    def deploys(self) -> bool:
+        """Whether no step may follow it."""
+        method = find_method(self.method)
+        return not method.fixed & self.spaces.keys() and method.deploys(self.settings)
 
     @property
     def compresses(self) -> bool:
@@ -107,6 +120,7 @@ def read_recipes(
     _check_cycles(recipes, problems)
     if not problems:
         _check_rewards(recipes, problems)
+        _check_deployed(recipes, problems)
         problems += teacher_problems(recipes, models)
     return steps, uses, problems
 
@@ -178,6 +192,28 @@ def _check_rewards(recipes: Mapping[str, Recipe], problems: list[Problem]) -> No
                 message = f"{step.method} needs a reward model: put a step that makes one (reward_model) before it"
                 problems.append(Problem(path, message, on_key=True))
             before.append(method.produces)
+
+
+def _check_deployed(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None:
+    for recipe in recipes.values():
+        before = inherited(recipe, recipes)
+        for step, path in zip(recipe.steps, recipe.places, strict=True):
+            for name in sorted(find_method(step.method).fixed & step.spaces.keys()):
+                message = f"{name} decides where the model can run, so it is not searched: give a value, or two recipes"
+                problems.append(Problem((*path, name), message, on_key=True))
+            if deployed := next((s for s in before if s.deploys), None):
+                message = f"no step may follow {deployed.method}: what it leaves is for running only; put it last"
+                problems.append(Problem(path, message, on_key=True))
+            for teacher in step.teachers:
+                own = [s for s in _all_steps(str(teacher), recipes) if find_method(s.method).produces == "policy"]
+                if own and "eager" not in own[-1].runs_on:
+                    message = f"{teacher} is exported, and a teacher must run in torch: name the recipe it begins with"
+                    problems.append(Problem(path, message, on_key=True))
+            before.append(step)
+
+
+def _all_steps(name: str, recipes: Mapping[str, Recipe]) -> list[Step]:
+    return [*inherited(recipes[name], recipes), *recipes[name].steps] if name in recipes else []
 
 
 def _step(recipe: str, path: KeyPath, raw: object, counts: dict[str, int], problems: list[Problem]) -> Step | None:

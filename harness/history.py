@@ -79,8 +79,7 @@ def known_stages(facts: Facts, results: Path) -> list[StageSpec]:
     for model in suite.models:
         chosen: dict[str, Settings] = {}
         for recipe in suite.recipe_order():
-            used = suite.uses(recipe)
-            if used is not None and used not in chosen:
+            if any(need not in chosen for need in suite.needs(recipe)):
                 continue
             before = {r: s for r, s in chosen.items() if r in owners(suite, recipe)}
             runs: list[tuple[Settings, int]] = []
@@ -103,4 +102,5 @@ def known_stages(facts: Facts, results: Path) -> list[StageSpec]:
 
 
 def owners(suite: Suite, recipe: str) -> set[str]:
-    return {s.recipe for s in suite.steps(recipe)} | {recipe}
+    """The recipes whose chosen settings a run of this one needs, its own among them."""
+    return {recipe, *suite.needs(recipe)}

@@ -98,7 +98,7 @@ def _profiled(store: Store, suite: Suite, metric: str, where: list[object]) -> f
         "JOIN raw.measurement_links t USING (artifact, target, measurement) "
         "WHERE t.sweep = ? AND t.recipe = ? AND t.model = ? AND t.trial = ? AND t.seed = ? AND t.phase = 'tune' "
         "AND p.target = ? AND p.metric = ? ORDER BY p.setting",
-        [*where, suite.quality_target.name, metric],
+        [*where, suite.quality_targets(str(where[1]))[0].name, metric],
     ).rows()
     # Weights are measured once at loading and not per batch: that figure has a setting of its own.
     exact = [v for s, v in rows if s == setting]

@@ -18,11 +18,11 @@ from harness.models import folder_fingerprint, model_problem, resolve_model
 from harness.resolve import Facts
 from harness.store import Store
 from harness.suite import Suite
-from harness.targets import fast_bf16, machine
+from harness.targets import RUNTIMES, fast_bf16, machine
 
 __all__ = ["Cell", "Estimate", "Plan", "disk_problem", "gather_facts", "make_plan"]
 
-_SCORED = ("eager", "inductor")
+_SCORED = ("eager", "inductor", *RUNTIMES)
 """Backends that tasks, gold and judge run on; on another they would run in torch, and not say so."""
 
 
@@ -62,6 +62,8 @@ class Plan:
     estimate: Estimate = field(default_factory=Estimate)
     skipped: dict[str, str] = field(default_factory=dict)
     """Target of the suite that is left out → what this machine lacks for it."""
+    unmeasured: tuple[str, ...] = ()
+    """Recipes that are not run, since every target that could run what they leave is left out."""
 
     def to_json(self) -> dict[str, object]:
         """As it is stored with the sweep."""
@@ -69,6 +71,7 @@ class Plan:
             "cells": [asdict(c) for c in self.cells],
             "estimate": asdict(self.estimate),
             "skipped": dict(self.skipped),
+            "unmeasured": list(self.unmeasured),
             "precision": self.facts.precision,
             "data": self.facts.source.label(),
             "models": dict(self.facts.models),
@@ -106,7 +109,7 @@ def gather_facts(
     from harness.measure.tasks import task_fingerprint
 
     models = {}
-    for name in suite.models:
+    for name in (*suite.models, *_teachers(suite)):
         say(f"preparing the model {name}")
         models[name] = content_key("model", files=folder_fingerprint(resolve_model(name)))
     say("reading the data")
@@ -150,6 +153,9 @@ def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
     for name in suite.models:
         if problem := model_problem(name):
             yield f"{where}: models: {name!r}: {problem}"
+    for name in _teachers(suite):
+        if problem := model_problem(name):
+            yield f"{where}: the teacher {name!r}: {problem}"
     judge = suite.measure.judge
     if judge is not None and judge.model not in ("self", "base", *suite.recipes) and (p := model_problem(judge.model)):
         yield f"{where}: measure.judge.model: {judge.model!r}: {p}"
@@ -171,12 +177,20 @@ def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
     measure = suite.measure
     if not measure.tasks and measure.gold is None and measure.judge is None:
         return
-    for target in suite.quality_targets():
+    asked = {t.name: t for recipe in ("base", *suite.recipes) for t in suite.quality_targets(recipe)}
+    for target in asked.values():
         if target.backend not in _SCORED:
             yield (
                 f"{where}: measure.quality_target: quality is not measured on backend {target.backend} (target "
                 f"{target.name}), only latency and memory are: name another, or set measure.every_numerics: false"
             )
+
+
+def _teachers(suite: Suite) -> list[str]:
+    """The models that steps name as their teacher and that are neither a recipe's nor one of the suite's own."""
+    named = [name for recipe in suite.recipe_order() for step in suite.steps(recipe) for name in step.teachers]
+    known = {"base", *suite.recipes, *suite.models}
+    return list(dict.fromkeys(str(name) for name in named if name is not None and name not in known))
 
 
 def _datasets(suite: Suite) -> list[tuple[str, str]]:
@@ -197,8 +211,12 @@ def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSp
     """Cells and cost. `known`: the stages whose settings are decided already (see `harness.history.known_stages`)."""
     cells = []
     stages = 0
+    # A whole suite has a target for every recipe; one without the targets that this machine lacks may not.
+    unmeasured = tuple(r for r in suite.recipe_order() if not suite.targets_of(r))
     for model in suite.models:
         for recipe in suite.recipe_order():
+            if recipe in unmeasured:
+                continue
             space = suite.search_space(recipe)
             steps = suite.steps(recipe)
             trials = suite.budget.trials_per_cell if space else 0
@@ -222,7 +240,7 @@ def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSp
     elif not estimate.undecided and store.ready():
         estimate.seconds = _seconds(store, waiting)
     skipped = dict(suite.skipped) if isinstance(suite, PartialSuite) else {}
-    return Plan(suite, facts, cells, suite.sweep_id(), estimate, skipped)
+    return Plan(suite, facts, cells, suite.sweep_id(), estimate, skipped, unmeasured)
 
 
 def _disk(suite: Suite, stages: int) -> float | None:

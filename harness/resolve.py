@@ -183,9 +183,9 @@ def proxy_recipe(suite: Suite) -> str | None:
 
 
 def measure_specs(
-    facts: Facts, models: Models, halves: tuple[Half, ...], kinds: frozenset[ItemKind], label: str
+    facts: Facts, recipe: str, models: Models, halves: tuple[Half, ...], kinds: frozenset[ItemKind], label: str
 ) -> list[tuple[Target, MeasureSpec]]:
-    """The measurements of one model: quality on each quality target in one spec, and a profile on every target."""
+    """The measurements of a recipe's model: quality on each quality target, a spec each, a profile on every target."""
     suite = facts.suite
     own: dict[str, Any] = {"artifact": models.artifact, "halves": list(halves)}
 
@@ -217,12 +217,13 @@ def measure_specs(
 
     specs = []
     # While tuning, quality is asked for on one target only: a trial has one value of its objective.
-    for target in [suite.quality_target] if "tune" in halves else suite.quality_targets():
+    scored = suite.quality_targets(recipe)
+    for target in scored[:1] if "tune" in halves else scored:
         if items := _quality_items(facts, models, kinds, target, item):
             specs.append(spec(target, items, alone=False))
     if "profile" in kinds and suite.measure.profile is not None:
         settings = suite.measure.profile.model_dump()
-        for target in suite.targets:
+        for target in suite.targets_of(recipe):
             what = {**target.numerics(), "threads": target.threads}
             one = item("profile", "profile", what, settings, machine=dict(facts.machine))
             specs.append(spec(target, [one], alone=True))

@@ -9,7 +9,7 @@ of a suite has the same budget.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -30,9 +30,10 @@ from harness._overrides import apply_override
 from harness._recipes import NAME_PATTERN, Step, read_recipes
 from harness._spaces import Setting, Space, explain, quoted, suggestion
 from harness._suite_schema import recipes_schema
+from harness._teachers import dependencies
 from harness.errors import UserError
 from harness.keys import canonical, content_key
-from harness.method import find_method
+from harness.method import TORCH_BACKENDS, find_method
 from harness.models import BUNDLED_MODELS
 from harness.targets import Target
 from harness.yamlmarks import Document, KeyPath, Problem, problems_error, read_text, read_yaml
@@ -133,7 +134,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
-        self._own, self._uses, problems = read_recipes(self.recipes)
+        self._own, self._uses, problems = read_recipes(self.recipes, self.models)
         problems += self._cross_problems()
         if problems:
             raise _ProblemsError(problems)
@@ -155,9 +156,7 @@ class Suite(Strict):
             if not re.fullmatch(NAME_PATTERN, target):
                 wrong = f"expected a name of letters, digits, _ . -, got {quoted(target)}"
                 yield Problem(("targets", index, "name"), wrong)
-        wanted = self.measure.quality_target
-        if wanted is not None and wanted not in names:
-            yield Problem(("measure", "quality_target"), f"no target {quoted(wanted)}{suggestion(wanted, names)}")
+        yield from self._target_problems(names)
         yield from self._judge_problems()
         # An unread recipe has no steps; what is wrong with it is said once.
         rewarded = {r: any(find_method(s.method).produces == "reward" for s in self._chain(r)) for r in self._own}
@@ -169,6 +168,28 @@ class Suite(Strict):
             if (bound.min is None) == (bound.max is None):
                 yield Problem(("constraints", name), "expected one of {min: x} and {max: x}")
 
+    def _target_problems(self, names: Sequence[str]) -> Iterator[Problem]:
+        wanted = self.measure.quality_target
+        if wanted is not None and wanted not in names:
+            yield Problem(("measure", "quality_target"), f"no target {quoted(wanted)}{suggestion(wanted, names)}")
+            return
+        if not self.targets_of("base"):
+            wrong = f"none runs the untouched base model; add one of backend {_listed(TORCH_BACKENDS)}"
+            yield Problem(("targets",), wrong)
+        elif wanted is not None and wanted not in {t.name for t in self.targets_of("base")}:
+            path = ("measure", "quality_target")
+            yield Problem(path, f"{wanted} does not run the untouched base model, by which everything is compared")
+        used = set[str]()
+        for recipe in self._own:
+            used |= (backends := self.backends(recipe))
+            if not self.targets_of(recipe):
+                message = f"no target runs what it leaves: add one of backend {_listed(backends)}"
+                yield Problem(("recipes", recipe), message, on_key=True)
+        for index, target in enumerate(self.targets):
+            if target.backend not in used | TORCH_BACKENDS:
+                message = f"no recipe leaves a model that backend {target.backend} runs: end one with an export"
+                yield Problem(("targets", index), message)
+
     def _judge_problems(self) -> Iterator[Problem]:
         judge = self.measure.judge
         if judge is None:
@@ -178,6 +199,8 @@ class Suite(Strict):
         if judge.model not in known and "/" not in judge.model and not judge.model.startswith((".", "~")):
             message = f"no recipe or model {quoted(judge.model)}{suggestion(judge.model, known)}"
             yield Problem(path, f"{message}; a hub id is org/name, a folder here is ./name")
+        if judge.model in self._own and "eager" not in self.backends(judge.model):
+            yield Problem(path, f"{judge.model} is exported; a judge answers in torch: name the recipe it begins with")
         searched = {"helpfulness", "harmlessness"} & {*self.objectives, *self.constraints}
         if judge.model in self.recipes and searched:
             message = f"{min(searched)} steers the tuning, so a recipe that is itself tuned cannot judge; use base"
@@ -200,16 +223,31 @@ class Suite(Strict):
 
     @property
     def quality_target(self) -> Target:
-        """The target that tasks, gold and judge run on."""
-        name = self.measure.quality_target or self.targets[0].name
-        return next(target for target in self.targets if target.name == name)
+        """The target that tasks, gold and judge run on, for every recipe that runs there."""
+        return self.quality_targets("base")[0]
 
-    def quality_targets(self) -> list[Target]:
-        """The targets on which final quality is measured, the quality target first: one for each distinct numerics."""
+    def backends(self, recipe: str) -> frozenset[str]:
+        """The backends of targets that run the policy a recipe leaves."""
+        last = next((s for s in reversed(self._chain(recipe)) if find_method(s.method).produces == "policy"), None)
+        return TORCH_BACKENDS if last is None else last.runs_on
+
+    def targets_of(self, recipe: str) -> list[Target]:
+        """The targets that run the policy a recipe leaves, in the suite's order."""
+        backends = self.backends(recipe)
+        return [target for target in self.targets if target.backend in backends]
+
+    def quality_targets(self, recipe: str) -> list[Target]:
+        """The targets on which a recipe's final quality is measured: one, or one for each distinct numerics.
+
+        The first is the one by which it is compared and tuned: the suite's quality target, or for a model exported to
+        another runtime the first that runs it.
+        """
+        own = self.targets_of(recipe)
+        first = next((t for t in own if t.name == self.measure.quality_target), own[0])
         if not self.measure.every_numerics:
-            return [self.quality_target]
+            return [first]
         found: dict[str, Target] = {}
-        for target in [self.quality_target, *self.targets]:
+        for target in [first, *own]:
             found.setdefault(content_key("numerics", **target.numerics()), target)
         return list(found.values())
 
@@ -240,15 +278,13 @@ class Suite(Strict):
         """The recipe whose result this one begins with, or None."""
         return self._uses.get(self._known(recipe))
 
+    def needs(self, recipe: str) -> list[str]:
+        """The recipes whose results this one needs, each after those it needs itself: the one it uses, its teachers."""
+        return dependencies(self._own, self._uses, self._known(recipe))
+
     def recipe_order(self) -> list[str]:
-        """The recipes, each after the one it uses; otherwise as the suite lists them."""
-        order: list[str] = []
-        for recipe in self._own:
-            line = [recipe]
-            while (use := self._uses[line[-1]]) is not None:
-                line.append(use)
-            order += [r for r in reversed(line) if r not in order]
-        return order
+        """The recipes, each after those it needs; otherwise as the suite lists them."""
+        return list(dict.fromkeys(name for recipe in self._own for name in (*self.needs(recipe), recipe)))
 
     def search_space(self, recipe: str) -> dict[str, Space]:
         """Flat setting name (`dpo.beta`; `dpo_2.beta` for a second such step) → what its cell searches.
@@ -316,6 +352,14 @@ def load_suite(path: Path | str, overrides: Sequence[str] = ()) -> Suite:
     raise problems_error(document, document.problems)
 
 
+def _listed(names: Iterable[str]) -> str:
+    return " or ".join(sorted(names))
+
+
+def _strings(found: object) -> list[str]:
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
 def _required() -> str:
     return ", ".join(name for name, field in Suite.model_fields.items() if field.is_required())
 
@@ -336,7 +380,7 @@ def _validated(document: Document, path: Path, text: str, overrides: tuple[str, 
                 problems.append(_problem(e))
         # The recipes are read after the rest; a typo elsewhere must not hide what is wrong in them.
         if not crossed and isinstance(data, dict) and isinstance(data.get("recipes"), dict):
-            problems += read_recipes(data["recipes"])[2]
+            problems += read_recipes(data["recipes"], _strings(data.get("models")))[2]
         raise problems_error(document, problems) from error
     if problems:
         raise problems_error(document, problems)

@@ -22,8 +22,8 @@ def test_command_line_is_frozen() -> None:
         for name, sub in dict(commands).items()
     }
     assert found == {
-        "plan": ["--data", "--results", "--set", "suite"],
-        "sweep": ["--data", "--dry-run", "--reports", "--results", "--set", "--workers", "suite"],
+        "plan": ["--data", "--results", "--set", "--skip-unavailable", "suite"],
+        "sweep": ["--data", "--dry-run", "--reports", "--results", "--set", "--skip-unavailable", "--workers", "suite"],
         "status": ["--results"],
         "report": ["--reports", "--results", "sweep"],
         "sql": ["--format", "--results", "query"],

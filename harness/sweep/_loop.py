@@ -171,7 +171,7 @@ class _Sweep:
         judge = await self._graders.judge(run, models) if judged else None
         label = f"{run.recipe} seed {run.seed}: measuring"
         models = replace(models, reward=reward, judge=judge)
-        specs = measure_specs(self.facts, models, (phase,), kinds, label)
+        specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
         self.records.measurements(run, trial, phase, models.artifact, specs)
         outcomes = await asyncio.gather(*(self.work.measure(spec) for _, spec in specs), return_exceptions=True)
         for outcome in outcomes:
