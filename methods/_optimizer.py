@@ -97,7 +97,7 @@ def _class_of(name: str, betas: tuple[float, float]) -> tuple[type[Any], dict[st
     if name == "adamw":
         return torch.optim.AdamW, {**adam, "fused": True}
     if name == "adamw_8bit":
-        from torchao.optim import AdamW8bit  # type: ignore[import-untyped]  # torchao ships no types
+        from torchao.optim import AdamW8bit
 
         return AdamW8bit, adam
     if name in _PAGED:

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from harness.method import Context, Inputs, Trained
+from methods._adapters import beside
 from methods._meter import Meter
 from methods._optimizer import state_mb
 from methods._ppo_attention import quick_attention
@@ -15,6 +16,7 @@ from methods._ppo_experience import Collector, Experience
 from methods._ppo_math import AdaptiveKl, FixedKl, finite, learning_rate_factor
 from methods._ppo_setup import load_pair, make_models, make_texts
 from methods._ppo_update import Learner
+from methods._trl import leave
 
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
@@ -53,19 +55,16 @@ class Trainer:
                 tokens += int(experience.rollout.mask.sum())
                 self.context.log(iteration + 1, iterations, metrics)
                 meter.tick()
-        return Trained(
-            model=self._merged(),
-            tokenizer=self.tokenizer,
-            metrics={
-                **{f"final_{k}": metrics[k] for k in ("reward", "kl", "entropy", "length", "eos_fraction")},
-                **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
-                **meter.figures(),
-                "optimizer_state_mb": state_mb(self.learner.optimizer),
-                "iterations": float(iterations),
-                "sampled_tokens": float(tokens),
-                "prompts_left_out": float(self.texts.left_out),
-            },
-        )
+        figures = {
+            **{f"final_{k}": metrics[k] for k in ("reward", "kl", "entropy", "length", "eos_fraction")},
+            **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
+            **meter.figures(),
+            "optimizer_state_mb": state_mb(self.learner.optimizer),
+            "iterations": float(iterations),
+            "sampled_tokens": float(tokens),
+            "prompts_left_out": float(self.texts.left_out),
+        }
+        return self._left(figures)
 
     def _iterate(self, iteration: int) -> tuple[Experience, dict[str, float]]:
         params = self.params
@@ -92,11 +91,14 @@ class Trainer:
         yield
         self.seconds[part] += time.perf_counter() - start
 
-    def _merged(self) -> Any:  # noqa: ANN401 -- transformers is untyped
+    def _left(self, figures: dict[str, float]) -> Trained:
         model = self.models.trained
-        if self.models.peft is not None:
-            model = self.models.peft.merge_and_unload()
         for weight in model.parameters():
             finite(float(weight.detach().sum()), "a weight")
+        kept = None if self.params.lora_merge else self.context.scratch / "adapter"
+        if self.models.peft is not None:
+            model = leave(self.models.peft, kept)
         model.requires_grad_(True)
-        return model
+        if kept is None:
+            return Trained(model, self.tokenizer, figures)
+        return beside(model, self.tokenizer, kept, figures)

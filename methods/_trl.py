@@ -1,8 +1,10 @@
 """What the methods on TRL share: settings, training arguments, the callback into the context, LoRA and its merge."""
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -18,7 +20,16 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-__all__ = ["TrainingParams", "finish", "lora_config", "need_dataset", "rows_wanted", "train", "training_arguments"]
+__all__ = [
+    "TrainingParams",
+    "finish",
+    "leave",
+    "lora_config",
+    "need_dataset",
+    "rows_wanted",
+    "train",
+    "training_arguments",
+]
 
 Config = TypeVar("Config")
 
@@ -201,18 +212,15 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
     }
 
 
-def finish(trainer: "Trainer") -> "PreTrainedModel":
-    """The trained model as an ordinary one: adapters merged, the Trainer's wrappers off, in eval mode."""
+def finish(trainer: "Trainer", kept: Path | None = None) -> "PreTrainedModel":
+    """The trained model as an ordinary one, in eval mode: the Trainer's wrappers off, adapters as `leave` does."""
     from accelerate.utils import is_peft_model
 
     model = trainer.model
     _unwrap(model)
     if is_peft_model(model):
         _unwrap(model.get_base_model())
-        model = model.merge_and_unload()
-        # What peft leaves on the model makes save_pretrained write adapters again.
-        for name in ("peft_config", "_hf_peft_config_loaded"):
-            vars(model).pop(name, None)
+        model = leave(model, kept)
     if trainer.args.gradient_checkpointing:
         model.gradient_checkpointing_disable()
         # The Trainer turned it off for the recomputation; saved so, every later generation would crawl.
@@ -220,6 +228,26 @@ def finish(trainer: "Trainer") -> "PreTrainedModel":
     model.zero_grad(set_to_none=True)
     model.requires_grad_(True)
     return model.eval()
+
+
+def leave(peft_model: Any, kept: Path | None) -> "PreTrainedModel":  # noqa: ANN401  # peft is untyped
+    """The policy without peft's modules: adapters merged, or (with a folder) written there and taken off."""
+    if kept is None:
+        model = peft_model.merge_and_unload()
+    else:
+        peft_model.save_pretrained(kept, safe_serialization=True)
+        written = kept / "adapter_config.json"
+        # It names a folder of this machine; the base lies beside the adapter.
+        named = {**json.loads(written.read_text()), "base_model_name_or_path": None}
+        written.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")
+        # A model card generated for the hub.
+        (kept / "README.md").unlink(missing_ok=True)
+        model = peft_model.unload()
+    # What peft leaves on the model makes save_pretrained write adapters again.
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        vars(model).pop(name, None)
+    found: PreTrainedModel = model
+    return found
 
 
 def _unwrap(model: "torch.nn.Module") -> None:

@@ -5,16 +5,17 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from harness.errors import UserError
-from harness.method import Context, Inputs, Method, Trained, tunable
+from harness.method import Context, Inputs, Trained, tunable
+from methods._adapters import AdapterMethod, AdapterParams, finished
 from methods._rows import instruction_rows
-from methods._trl import TrainingParams, finish, need_dataset, train
+from methods._trl import need_dataset, train
 
 __all__ = ["Distill", "DistillParams"]
 
 _METRICS = {"kl": "kl", "hard_loss": "hard_loss"}
 
 
-class DistillParams(TrainingParams):
+class DistillParams(AdapterParams):
     """Settings of knowledge distillation."""
 
     dataset: str = Field("instructions", description="training set of kind instructions (prompt, completion)")
@@ -75,7 +76,7 @@ class DistillParams(TrainingParams):
         return self
 
 
-class Distill(Method[DistillParams]):
+class Distill(AdapterMethod[DistillParams]):
     """A student trained to the teacher's distributions at every token of the answers: the dataset's, or its own.
 
     Logged per step: `loss`; `kl`, the divergence at the temperature, not multiplied by its square; `hard_loss`,
@@ -125,4 +126,4 @@ class Distill(Method[DistillParams]):
         metrics["final_kl"] = sum(last) / len(last)
         metrics["sampled_tokens"] = float(trainer.sampled_tokens)
         metrics["rows_left_out"] = float(len(dataset) - len(rows))
-        return Trained(model=finish(trainer), tokenizer=student.tokenizer, metrics=metrics)
+        return finished(trainer, student.tokenizer, params, metrics, context)

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.method import Context, Inputs, Method, Trained, tunable
+from harness.method import Context, Inputs, Trained, tunable
+from methods._adapters import AdapterMethod, AdapterParams, finished
 from methods._head import use_completion_head
 from methods._rows import preference_rows, training_order
-from methods._trl import TrainingParams, finish, lora_config, need_dataset, rows_wanted, train, training_arguments
+from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,7 +26,7 @@ _METRICS = {
 }
 
 
-class DPOParams(TrainingParams):
+class DPOParams(AdapterParams):
     """Settings of direct preference optimization."""
 
     dataset: str = Field("preferences", description="training set of kind preferences (prompt, chosen, rejected)")
@@ -58,7 +59,7 @@ class DPOParams(TrainingParams):
         return self
 
 
-class DPO(Method[DPOParams]):
+class DPO(AdapterMethod[DPOParams]):
     """Preference learning without a reward model; the reference is the policy as it came in."""
 
     name = "dpo"
@@ -86,7 +87,7 @@ class DPO(Method[DPOParams]):
             trainer = _make_trainer(policy.model, policy.tokenizer, rows, params, context)
             metrics = train(trainer, context, _METRICS)
         metrics["rows_left_out"] = float(len(dataset) - len(rows))
-        return Trained(model=finish(trainer), tokenizer=policy.tokenizer, metrics=metrics)
+        return finished(trainer, policy.tokenizer, params, metrics, context)
 
 
 def _make_trainer(

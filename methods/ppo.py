@@ -5,7 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.method import Context, Inputs, Method, Trained, tunable
+from harness.method import Context, Inputs, Trained, tunable
+from methods._adapters import AdapterMethod, lora_merge_field
 from methods._optimizer import OptimizerParams
 
 __all__ = ["PPO", "PPOParams"]
@@ -74,6 +75,7 @@ class PPOParams(OptimizerParams):
     )
     lora_rank: int = Field(0, ge=0, description="0 trains all weights; else the rank of LoRA on every linear layer")
     lora_alpha: float = Field(32.0, gt=0, description="LoRA's scale is alpha / rank")
+    lora_merge: bool = lora_merge_field()
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -81,6 +83,8 @@ class PPOParams(OptimizerParams):
             raise ValueError(
                 f"minibatch_size ({self.minibatch_size}) must not exceed rollout_batch_size ({self.rollout_batch_size})"
             )
+        if not self.lora_merge and not self.lora_rank:
+            raise ValueError("lora_merge: false needs adapters: set lora_rank")
         if self.gradient_accumulation > self.minibatch_size:
             raise ValueError(
                 f"gradient_accumulation ({self.gradient_accumulation}) must not exceed minibatch_size "
@@ -89,7 +93,7 @@ class PPOParams(OptimizerParams):
         return self
 
 
-class PPO(Method[PPOParams]):
+class PPO(AdapterMethod[PPOParams]):
     """Proximal policy optimisation: sampled answers, a learned reward, clipped steps, a KL leash.
 
     Logged per iteration (training_steps): `reward` (the reward model's mean score, raw), `kl` (k1 estimate of the KL to

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.method import Context, Inputs, Method, Trained, tunable
+from harness.method import Context, Inputs, Trained, tunable
+from methods._adapters import AdapterMethod, AdapterParams, finished
 from methods._head import use_completion_head
 from methods._rows import instruction_rows, training_order
-from methods._trl import TrainingParams, finish, lora_config, need_dataset, rows_wanted, train, training_arguments
+from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SFT", "SFTParams"]
 
 
-class SFTParams(TrainingParams):
+class SFTParams(AdapterParams):
     """Settings of supervised fine-tuning."""
 
     dataset: str = Field("instructions", description="training set of kind instructions (prompt, completion)")
@@ -27,7 +28,7 @@ class SFTParams(TrainingParams):
     )
 
 
-class SFT(Method[SFTParams]):
+class SFT(AdapterMethod[SFTParams]):
     """Maximum likelihood of the demonstrated answers."""
 
     name = "sft"
@@ -54,7 +55,7 @@ class SFT(Method[SFTParams]):
         with quick_attention(policy.model):
             metrics = train(trainer, context, {})
         metrics["rows_left_out"] = float(len(dataset) - len(rows))
-        return Trained(model=finish(trainer), tokenizer=policy.tokenizer, metrics=metrics)
+        return finished(trainer, policy.tokenizer, params, metrics, context)
 
 
 def _make_trainer(

@@ -68,7 +68,7 @@ def nvml_problem() -> str | None:
 def _nvml_handles(indices: Sequence[int]) -> list[object]:
     if nvml_problem() is not None or not indices:
         return []
-    import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]  # optional, and without types
+    import pynvml
     import torch
 
     try:
@@ -82,7 +82,7 @@ def _nvml_handles(indices: Sequence[int]) -> list[object]:
 
 def _nvml_counters(indices: Sequence[int]) -> Iterator[Counter]:
     for handle in _nvml_handles(indices):
-        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]  # as above
+        import pynvml
 
         def joules(handle: object = handle) -> float:
             return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
@@ -135,7 +135,7 @@ def clocks(gpus: Sequence[int]) -> dict[str, float]:
     if rate is not None and rate.current > 0:
         found["cpu_mhz"] = float(rate.current)
     if handles := _nvml_handles(gpus):
-        import pynvml  # type: ignore[import-not-found,import-untyped,unused-ignore]  # as above
+        import pynvml
 
         try:
             rates = [pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM) for h in handles]
