@@ -1,8 +1,8 @@
-"""What the structured pruning methods share: calibration, importance of units, smaller layers, loadable sizes.
+"""What the pruning methods share: calibration, importance of units, smaller layers, loadable sizes.
 
 A *reader* is the linear layer that reads the prunable units back into the residual stream: `o_proj` reads attention
-heads, `down_proj` reads the channels of the feed-forward layer. Everything a unit does passes through its columns there,
-so one definition of importance serves both.
+heads, `down_proj` reads the channels of the feed-forward layer. Everything a unit does passes through its columns
+there, so one definition of importance serves both.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from methods._trl import need_dataset
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     Row = dict[str, Tensor]
 
@@ -29,12 +29,14 @@ __all__ = [
     "Importance",
     "PruningParams",
     "activation_importance",
+    "autocast",
     "calibration_rows",
     "count_parameters",
     "decoder_layers",
     "gradient_importance",
     "keep_inputs",
     "keep_outputs",
+    "linear",
     "loadable",
     "nearest",
     "quiet_forward",
@@ -77,7 +79,7 @@ def decoder_layers(model: "PreTrainedModel") -> "list[nn.Module]":
     kind = model.config.model_type
     if kind not in _KNOWN:
         raise UserError(
-            f"structured pruning does not know the architecture {type(model).__name__} (model type {kind!r}); "
+            f"pruning does not know the architecture {type(model).__name__} (model type {kind!r}); "
             f"it knows {', '.join(_KNOWN)}"
         )
     layers = list(model.get_submodule("model.layers").children())
@@ -92,8 +94,23 @@ def decoder_layers(model: "PreTrainedModel") -> "list[nn.Module]":
     return layers
 
 
+def linear(module: "nn.Module", name: str) -> "nn.Linear":
+    """The linear layer at this path below a module: what `decoder_layers` has seen to be one."""
+    import torch
+
+    found = module.get_submodule(name)
+    if not isinstance(found, torch.nn.Linear):
+        raise TypeError(f"{name} is a {type(found).__name__}")
+    return found
+
+
 def calibration_rows(
-    inputs: Inputs, model: "PreTrainedModel", tokenizer: object, params: PruningParams, context: Context, method: str
+    inputs: Inputs,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    params: PruningParams,
+    context: Context,
+    method: str,
 ) -> "list[Row]":
     """Rows of `input_ids` and `labels` (1 × tokens each; labels of the prompt are -100) on the model's device.
 
@@ -102,7 +119,7 @@ def calibration_rows(
     """
     import torch
 
-    rows = instruction_rows(need_dataset(inputs, method), tokenizer, params.max_length)  # type: ignore[arg-type]  # any tokenizer
+    rows = instruction_rows(need_dataset(inputs, method), tokenizer, params.max_length)
     order = training_order(len(rows), min(len(rows), params.calibration_rows), context.seed)
     return [{name: torch.tensor([ids], device=model.device) for name, ids in rows[i].items()} for i in order]
 
@@ -112,7 +129,8 @@ def count_parameters(model: "PreTrainedModel") -> float:
     return float(sum(p.numel() for p in model.parameters()))
 
 
-def _autocast(model: "PreTrainedModel", context: Context) -> "torch.autocast":
+def autocast(model: "PreTrainedModel", context: Context) -> "torch.autocast":
+    """The stage's arithmetic for a forward pass; off for float32."""
     import torch
 
     return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=context.precision == "bfloat16")
@@ -127,7 +145,7 @@ def quiet_forward(model: "PreTrainedModel", rows: "Sequence[Row]", context: Cont
 
     for step, row in enumerate(rows, 1):
         context.check()
-        with torch.no_grad(), _autocast(model, context):
+        with torch.no_grad(), autocast(model, context):
             model.base_model(input_ids=row["input_ids"], use_cache=False)
         context.log(step, len(rows), {})
         yield row
@@ -139,6 +157,11 @@ def _finite(importance: "Tensor") -> "Tensor":
     return importance
 
 
+def _units(values: "Tensor", units: int) -> "Tensor":
+    """Split the last dimension into `units` runs of equally many: … × units × size."""
+    return values.reshape(*values.shape[:-1], units, values.shape[-1] // units)
+
+
 @contextlib.contextmanager
 def _gates(readers: "Sequence[nn.Linear]", gates: int) -> "Iterator[list[Tensor]]":
     """Multiply each reader's input by `gates` factors of 1, one for each run of equally many columns."""
@@ -147,7 +170,7 @@ def _gates(readers: "Sequence[nn.Linear]", gates: int) -> "Iterator[list[Tensor]
     values = [torch.ones(gates, device=reader.weight.device, requires_grad=True) for reader in readers]
 
     def gate(value: "Tensor") -> Any:  # noqa: ANN401  # a hook
-        return lambda _module, args: ((args[0].unflatten(-1, (gates, -1)) * value[:, None]).flatten(-2),)
+        return lambda _module, args: ((_units(args[0], gates) * value[:, None]).flatten(-2),)
 
     hooks = [reader.register_forward_pre_hook(gate(v)) for reader, v in zip(readers, values, strict=True)]
     try:
@@ -180,10 +203,10 @@ def gradient_importance(
         with _gates(readers, gates) as values:
             for step, row in enumerate(rows, 1):
                 context.check()
-                with _autocast(model, context):
+                with autocast(model, context):
                     loss = model(**row, use_cache=False).loss
                 total += torch.stack(torch.autograd.grad(loss, values)).abs().double().cpu()
-                context.log(step, len(rows), {"loss": float(loss)})
+                context.log(step, len(rows), {"loss": float(loss.detach())})
     finally:
         model.requires_grad_(True)
     return _finite(total / len(rows))
@@ -210,12 +233,14 @@ def activation_importance(
 
     def watch(index: int, reader: "nn.Linear") -> Any:  # noqa: ANN401  # a hook
         # |W x|² = xᵀ (WᵀW) x: a unit's contribution is never written out at the width of the model.
-        columns = reader.weight.detach().float().unflatten(1, (units, -1))
+        columns = _units(reader.weight.detach().float(), units)
         gram = torch.einsum("ouv,ouw->uvw", columns, columns)
 
         def hook(_module: object, args: "tuple[Tensor, ...]") -> None:
-            x = args[0].detach().float().flatten(0, -2).unflatten(-1, (units, -1))
-            squared = (torch.einsum("tuv,uvw->tuw", x, gram) * x).sum(-1)
+            x = _units(args[0].detach().float().flatten(0, -2), units)
+            # Out of autocast, which would take the products in bfloat16.
+            with torch.autocast(x.device.type, enabled=False):
+                squared = (torch.einsum("tuv,uvw->tuw", x, gram) * x).sum(-1)
             sums[index] += squared.clamp_min(0).sqrt().sum(0).double().cpu()
 
         return reader.register_forward_pre_hook(hook)
@@ -263,7 +288,7 @@ def loadable(model: "PreTrainedModel", **changes: object) -> bool:
     return True
 
 
-def nearest(fraction: float, units: int) -> int:
+def nearest(fraction: float, units: float) -> int:
     """The whole number of units nearest to `fraction` of them; half a unit is not removed."""
     # The small term forgives 0.1 + 0.2: half a unit stays half a unit however the fraction was computed.
     return math.ceil(fraction * units - 0.5 - 1e-9)

@@ -16,6 +16,7 @@ from methods._pruning import (
     gradient_importance,
     keep_inputs,
     keep_outputs,
+    linear,
     loadable,
     nearest,
 )
@@ -34,13 +35,14 @@ class PruneHeadsParams(PruningParams):
         0.25,
         gt=0,
         lt=1,
-        description="fraction of the key-value groups (each with all its query heads) to remove, rounded to whole groups",
+        description="fraction of the key-value groups (each with all its query heads) to remove, rounded to whole "
+        "groups",
         json_schema_extra=tunable(0.1, 0.5),
     )
     importance: Importance = Field(
         "gradient",
-        description="gradient: |dL/dgate| of each head (arXiv:1905.10650); activation: norm of what a group adds to the "
-        "residual stream (after arXiv:2407.14679); weight: norm of its value-output map, which needs no data",
+        description="gradient: |dL/dgate| of each head (arXiv:1905.10650); activation: norm of what a group adds to "
+        "the residual stream (after arXiv:2407.14679); weight: norm of its value-output map, which needs no data",
     )
     scope: Literal["uniform", "global"] = Field(
         "uniform",
@@ -61,6 +63,7 @@ class PruneHeads(Method[PruneHeadsParams]):
     params = PruneHeadsParams
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
+    compresses = True
 
     def run(self, inputs: Inputs, params: PruneHeadsParams, context: Context) -> Trained:
         """Prune the policy in place.
@@ -141,8 +144,8 @@ def _groups_to_remove(model: "PreTrainedModel", params: PruneHeadsParams) -> int
         else "at least one must go and one must stay"
     )
     raise UserError(
-        f"fraction {params.fraction:g} would remove {wanted} of the {groups} key-value groups of each layer, but {why}; "
-        f"fractions that work (groups removed): {choices}"
+        f"fraction {params.fraction:g} would remove {wanted} of the {groups} key-value groups of each layer, but "
+        f"{why}; fractions that work (groups removed): {choices}"
     )
 
 
@@ -156,12 +159,12 @@ def _importance(method: str, inputs: Inputs, params: PruneHeadsParams, context: 
     attentions = [layer.get_submodule("self_attn") for layer in decoder_layers(model)]
     if params.importance == "weight":
         return torch.stack([_value_output_norm(attention, groups) for attention in attentions])
-    readers = [attention.o_proj for attention in attentions]
+    readers = [linear(attention, "o_proj") for attention in attentions]
     rows = calibration_rows(inputs, model, policy.tokenizer, params, context, method)
     if params.importance == "activation":
         return activation_importance(model, readers, groups, rows, context)
     by_head = gradient_importance(model, readers, config.num_attention_heads, rows, context)
-    return by_head.unflatten(1, (groups, -1)).sum(-1)
+    return by_head.reshape(len(readers), groups, -1).sum(-1)
 
 
 def _value_output_norm(attention: "nn.Module", groups: int) -> "Tensor":
@@ -171,13 +174,13 @@ def _value_output_norm(attention: "nn.Module", groups: int) -> "Tensor":
     """
     import torch
 
-    value = attention.get_parameter("v_proj.weight").detach().double()
-    if (bias := attention.get_submodule("v_proj").bias) is not None:
+    value = linear(attention, "v_proj").weight.detach().double()
+    if (bias := linear(attention, "v_proj").bias) is not None:
         value = torch.cat([value, bias.detach().double()[:, None]], dim=1)
-    value = value.unflatten(0, (groups, -1))
-    output = attention.get_parameter("o_proj.weight").detach().double()
+    value = value.reshape(groups, -1, value.shape[1])
+    output = linear(attention, "o_proj").weight.detach().double()
     # hidden × groups × heads of the group × head size; |O V|² = tr(OᵀO VVᵀ).
-    output = output.unflatten(1, (groups, -1, value.shape[1]))
+    output = output.reshape(len(output), groups, -1, value.shape[1])
     outer = torch.einsum("ogha,oghb->gab", output, output)
     return torch.einsum("gab,gac,gbc->g", outer, value, value).clamp_min(0).sqrt().cpu()
 
@@ -216,16 +219,16 @@ def _cut(attention: "nn.Module", stored: list[int], alive: set[int], groups: int
     import torch
 
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        linear: nn.Linear = attention.get_submodule(name)  # type: ignore[assignment]  # decoder_layers saw that it is one
+        projection = linear(attention, name)
         columns = name == "o_proj"
-        size = linear.weight.shape[1 if columns else 0] // groups
-        index = torch.cat([torch.arange(g * size, (g + 1) * size) for g in stored]).to(linear.weight.device)
-        dead = torch.cat([torch.full((size,), g not in alive) for g in stored]).to(linear.weight.device)
-        (keep_inputs if columns else keep_outputs)(linear, index)
+        size = projection.weight.shape[1 if columns else 0] // groups
+        index = torch.cat([torch.arange(g * size, (g + 1) * size) for g in stored]).to(projection.weight.device)
+        dead = torch.cat([torch.full((size,), g not in alive) for g in stored]).to(projection.weight.device)
+        (keep_inputs if columns else keep_outputs)(projection, index)
         with torch.no_grad():
-            (linear.weight.T if columns else linear.weight)[dead] = 0
-            if linear.bias is not None and not columns:
-                linear.bias[dead] = 0
+            (projection.weight.T if columns else projection.weight)[dead] = 0
+            if projection.bias is not None and not columns:
+                projection.bias[dead] = 0
 
 
 def _configure(model: "PreTrainedModel", layers: "list[nn.Module]", width: int) -> None:

@@ -49,6 +49,7 @@ class PruneLayers(Method[PruneLayersParams]):
     params = PruneLayersParams
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
+    compresses = True
 
     def run(self, inputs: Inputs, params: PruneLayersParams, context: Context) -> Trained:
         """Prune the policy in place.
@@ -73,7 +74,7 @@ class PruneLayers(Method[PruneLayersParams]):
             score = _similarity(model, layers, rows, context, span=1, angular=False)
             removed = set(sorted(range(len(layers)), key=lambda i: score[i])[:wanted])
         for index in range(len(layers)):
-            known = {params.importance: score[index]} if index < len(score) else {}
+            known: dict[str, float] = {params.importance: score[index]} if index < len(score) else {}
             context.log(index + 1, len(layers), {**known, "removed": float(index in removed)})
         before = count_parameters(model)
         _drop(model, layers, removed)
@@ -165,7 +166,7 @@ def _drop(model: "PreTrainedModel", layers: "list[nn.Module]", removed: set[int]
         for module in layers[i].modules():
             # The cache is indexed by it.
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index
+                setattr(module, "layer_idx", index)  # noqa: B010  # a plain attribute, which mypy takes for a module
     config.num_hidden_layers = len(kept)
     for name, values in lists.items():
         setattr(config, name, values)

@@ -1,4 +1,4 @@
-"""Structured pruning of the feed-forward layers' intermediate channels into a smaller model of the same architecture."""
+"""Structured pruning of feed-forward channels into a smaller model of the same architecture."""
 
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from methods._pruning import (
     gradient_importance,
     keep_inputs,
     keep_outputs,
+    linear,
     nearest,
 )
 
@@ -59,6 +60,7 @@ class PruneMLP(Method[PruneMLPParams]):
     params = PruneMLPParams
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
+    compresses = True
 
     def run(self, inputs: Inputs, params: PruneMLPParams, context: Context) -> Trained:
         """Prune the policy in place. The metrics count channels over all layers.
@@ -101,8 +103,8 @@ def _channels_to_remove(channels: int, params: PruneMLPParams) -> int:
         else "take a smaller multiple_of"
     )
     raise UserError(
-        f"fraction {params.fraction:g} in steps of {params.multiple_of} would remove {wanted} of the {channels} channels "
-        f"of each layer; at least one step must go and one channel must stay: {advice}"
+        f"fraction {params.fraction:g} in steps of {params.multiple_of} would remove {wanted} of the {channels} "
+        f"channels of each layer; at least one step must go and one channel must stay: {advice}"
     )
 
 
@@ -116,7 +118,8 @@ def _importance(method: str, inputs: Inputs, params: PruneMLPParams, context: Co
         return torch.stack([_weight_norm(mlp) for mlp in mlps])
     measure = activation_importance if params.importance == "activation" else gradient_importance
     rows = calibration_rows(inputs, policy.model, policy.tokenizer, params, context, method)
-    return measure(policy.model, [m.down_proj for m in mlps], policy.model.config.intermediate_size, rows, context)
+    readers = [linear(mlp, "down_proj") for mlp in mlps]
+    return measure(policy.model, readers, policy.model.config.intermediate_size, rows, context)
 
 
 def _weight_norm(mlp: "nn.Module") -> "Tensor":
@@ -126,19 +129,19 @@ def _weight_norm(mlp: "nn.Module") -> "Tensor":
     """
     import torch
 
-    norm = mlp.get_parameter("down_proj.weight").detach().double().norm(dim=0)
+    norm: Tensor = torch.linalg.vector_norm(linear(mlp, "down_proj").weight.detach().double(), dim=0)
     for name in ("gate_proj", "up_proj"):
-        rows = mlp.get_parameter(f"{name}.weight").detach().double()
-        if (bias := mlp.get_submodule(name).bias) is not None:
+        rows = linear(mlp, name).weight.detach().double()
+        if (bias := linear(mlp, name).bias) is not None:
             rows = torch.cat([rows, bias.detach().double()[:, None]], dim=1)
-        norm = norm * rows.norm(dim=1)
+        norm = norm * torch.linalg.vector_norm(rows, dim=1)
     return norm.cpu()
 
 
 def _cut(mlp: "nn.Module", kept: "Tensor") -> None:
-    index = kept.to(mlp.get_parameter("down_proj.weight").device)
+    index = kept.to(linear(mlp, "down_proj").weight.device)
     for name in ("gate_proj", "up_proj"):
-        keep_outputs(mlp.get_submodule(name), index)  # type: ignore[arg-type]  # decoder_layers saw that it is a Linear
-    keep_inputs(mlp.get_submodule("down_proj"), index)  # type: ignore[arg-type]  # the same
+        keep_outputs(linear(mlp, name), index)
+    keep_inputs(linear(mlp, "down_proj"), index)
     if hasattr(mlp, "intermediate_size"):
-        mlp.intermediate_size = len(kept)
+        setattr(mlp, "intermediate_size", len(kept))  # noqa: B010  # a plain attribute, which mypy takes for a module
