@@ -56,7 +56,7 @@ def _by_seed(facts: Facts, who: Contender, group: str, metric: str) -> dict[int,
             (pl.col("label") == who.label)
             & (pl.col("group") == group)
             & (pl.col("metric") == metric)
-            & (pl.col("target") == facts.target)
+            & (pl.col("target") == facts.target_of(who))
         )
         found: dict[int, dict[str, float]] = {}
         measurements: set[str] = set()

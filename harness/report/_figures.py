@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from harness._percentiles import NEEDED
 from harness.report._compare import aspects, estimate, main_metrics
 from harness.report._html import Html, Table, number
 from harness.report._plot import Estimate, Figure, Point, Series, bars, empty, scatter
@@ -12,15 +13,27 @@ if TYPE_CHECKING:
 
 __all__ = ["benchmarks", "frontier", "overoptimisation", "profiles", "ratings"]
 
+_TAILS = tuple(name for name in NEEDED if name != "p50")
 _PROFILE_NAMES = {
     "ttft_ms": "time to first token, ms",
     "tpot_ms": "time per further token, ms",
     "e2e_ms": "end-to-end latency, ms",
     "tokens_per_s": "generated tokens per second",
     "prefill_tokens_per_s": "prompt tokens per second",
+    "itl_ms": "inter-token latency, ms",
     "peak_rss_mb": "peak resident memory, MiB",
-    "weight_mb": "weights, MiB",
+    "peak_cuda_mb": "peak GPU memory allocated, MiB",
+    "peak_cuda_reserved_mb": "peak GPU memory reserved, MiB",
+    "weight_mb": "weights in memory, MiB",
+    "weight_disk_mb": "weights on disk, MiB",
     "load_ms": "load time, ms",
+    "compile_ms": "first request with compilation, ms",
+    "energy_cpu_j": "energy of a request, CPU packages, J",
+    "energy_gpu_j": "energy of a request, GPUs, J",
+    "outliers": "repeats far apart from the rest",
+    "other_load": "other load just before, % of all cores",
+    "cpu_mhz": "CPU clock, MHz",
+    "gpu_mhz": "GPU clock, MHz",
 }
 
 
@@ -28,8 +41,11 @@ def _wide(facts: Facts, metrics: tuple[str, str]) -> "pl.DataFrame":
     """One row per run and half of the documents with both gold metrics' means."""
     import polars as pl
 
+    own = {c.label: facts.target_of(c) for c in facts.contenders}
     rows = facts.scores.filter(
-        (pl.col("task") == "gold") & pl.col("metric").is_in(list(metrics)) & (pl.col("target") == facts.target)
+        (pl.col("task") == "gold")
+        & pl.col("metric").is_in(list(metrics))
+        & (pl.col("target") == pl.col("label").replace_strict(own, default=facts.target))
     )
     if rows.is_empty():
         return rows
@@ -203,23 +219,25 @@ def profiles(facts: Facts) -> Figure | Html:
             for row in here.filter(pl.col("label") == who.label).iter_rows(named=True):
                 lines = [
                     f"{who.label} on {row['target']}, {row['setting']}",
-                    f"median {number(row['value'])}, p10 {number(row['p10'])}, p90 {number(row['p90'])}",
+                    f"median {number(row['value'])}, {number(row['low'])} to {number(row['high'])}",
+                    *(f"{name} {number(row[name])}" for name in _TAILS if row[name] is not None),
                     f"{row['n']} repeats",
                 ]
                 place = f"{row['target']}, {row['setting']}"
-                points.append(Point(place, row["value"], lines, spread_y=(row["p10"], row["p90"])))
+                points.append(Point(place, row["value"], lines, spread_y=(row["low"], row["high"])))
                 label = _PROFILE_NAMES.get(metric, metric)
-                rows.append(
-                    [label, row["target"], row["setting"], who.label, row["value"], row["p10"], row["p90"], row["n"]]
-                )
+                tails = [row[name] for name in _TAILS]
+                span = [row["value"], row["low"], row["high"]]
+                rows.append([label, row["target"], row["setting"], who.label, *span, *tails, row["n"]])
             if points:
                 series.append(Series(who.label, who.index, points))
         named = _PROFILE_NAMES.get(str(metric), str(metric))
         variants.append(bars(series, named, named))
     caption = (
-        "Median over the repeats, with the 10th to 90th percentile, at the suite's fixed prompt and output lengths, "
+        "Median over the repeats, from the lowest to the highest, at the suite's fixed prompt and output lengths, "
         "one seed of each recipe. Recipes of one architecture differ by noise only; targets and batch sizes are "
-        "what matters."
+        "what matters. A percentile stands where the repeats hold it: p90 from "
+        f"{NEEDED['p90']}, p95 from {NEEDED['p95']}, p99 from {NEEDED['p99']} (docs/profiles.md)."
     )
-    headers = ["what", "target", "setting", "recipe", "median", "p10", "p90", "repeats"]
+    headers = ["what", "target", "setting", "recipe", "median", "lowest", "highest", *_TAILS, "repeats"]
     return Figure("profiles", title, caption, variants, Table(headers, rows), "What")

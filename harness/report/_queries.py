@@ -32,7 +32,8 @@ _DOCUMENTS = f"""
     GROUP BY ALL
 """
 _PROFILES = """
-    SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, p.target, p.setting, p.metric, p."value", p.p10, p.p90, p.n,
+    SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, p.target, p.setting, p.metric, p."value", p.low, p.high, p.p90, p.p95,
+        p.p99, p.n,
         p.settings, p.environment, p.measurement
     FROM trials t JOIN profiles p USING (artifact) WHERE t.sweep = $sweep AND t.phase = 'final'
 """
@@ -96,6 +97,8 @@ class Facts:
     environments: "pl.DataFrame"
     fallbacks: "pl.DataFrame"
     """Models whose benchmark scores were computed in plain batches, and why."""
+    plan: Mapping[str, object] = field(default_factory=dict)
+    """What the sweep was planned as: its cells, and the targets and recipes left out on its machine."""
     on: str = ""
     """The target whose scores are compared, where a part of the page asks for another than the suite's."""
     cache: dict[object, object] = field(default_factory=dict, repr=False)
@@ -123,6 +126,31 @@ class Facts:
         # Without a suite's order, the one where most was measured; ties by name.
         counts = {t: self.scores.filter(self.scores["target"] == t).height for t in sorted(measured)}
         return next((str(t) for t in wanted if t in measured), max(counts, key=lambda t: counts[t], default=""))
+
+    def target_of(self, who: Contender) -> str:
+        """The target whose scores of a contender are compared: `target`, or where it does not run there its own."""
+        if self.on or not self.target:
+            return self.on
+        measured = set(self.documents.filter(self.documents["label"] == who.label)["target"].to_list())
+        listed = self.settings.get("targets")
+        order = [str(t.get("name")) for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
+        return next((t for t in (self.target, *order, *sorted(measured)) if t in measured), self.target)
+
+    def origin_of(self, contender: Contender) -> Contender | None:
+        """The contender that this one begins with: the recipe it uses, or the untouched model."""
+        recipes = self.settings.get("recipes")
+        steps = recipes.get(contender.recipe) if isinstance(recipes, dict) else None
+        first = steps[0] if isinstance(steps, list) and steps else None
+        used = first.get("use") if isinstance(first, dict) else None
+        own = (c for c in self.contenders if c.model == contender.model and c.recipe == (used or BASE))
+        return None if contender.is_base else next(own, None)
+
+    def left_out(self) -> dict[str, str]:
+        """Target or recipe that this sweep left out on its machine → why."""
+        skipped, unmeasured = self.plan.get("skipped"), self.plan.get("unmeasured")
+        found = {f"target {k}": str(v) for k, v in skipped.items()} if isinstance(skipped, dict) else {}
+        recipes = unmeasured if isinstance(unmeasured, list) else []
+        return {**found, **{f"recipe {r}": "no target left that runs what it leaves" for r in recipes}}
 
     def on_target(self, name: str) -> "Facts":
         """The same sweep, with the scores of another target compared."""
@@ -254,4 +282,5 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         failures=of_sweep("SELECT * FROM failures WHERE sweep = $sweep ORDER BY recorded_at"),
         environments=environments.filter(pl.col("environment").is_in(list(used))),
         fallbacks=of_sweep(_FALLBACKS),
+        plan=_mapping(event["plan_json"]),
     )

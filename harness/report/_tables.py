@@ -126,7 +126,8 @@ def _profile(facts: Facts, who: Contender) -> list[tuple[str, Html | None]]:
 
     mine = facts.profiles.filter(pl.col("label") == who.label).sort("seed")
     targets = mine["target"].to_list()
-    target = facts.target if facts.target in targets else (targets[0] if targets else "")
+    wanted = facts.target_of(who)
+    target = wanted if wanted in targets else (targets[0] if targets else "")
     found: list[tuple[str, Html | None]] = []
     for metric, name in (("e2e_ms", "latency, ms"), ("peak_rss_mb", "peak memory, MiB"), ("weight_mb", "weights, MiB")):
         rows = mine.filter((pl.col("target") == target) & (pl.col("metric") == metric)).sort("setting")
@@ -134,7 +135,7 @@ def _profile(facts: Facts, who: Contender) -> list[tuple[str, Html | None]]:
             found.append((name, None))
             continue
         row = rows.row(0, named=True)
-        spread = span(row["p10"], row["p90"]) if row["n"] > 1 else ""
+        spread = span(row["low"], row["high"]) if row["n"] > 1 else ""
         cell = tag("span", number(row["value"]), " ", tag("span", spread, class_="interval"), class_="num")
         found.append((name, cell))
     return found
@@ -174,6 +175,12 @@ def _cells(facts: Facts, who: Contender) -> list[tuple[str, object]]:
     return cells
 
 
+def _elsewhere(facts: Facts) -> str:
+    """The contenders that do not run on the target of the comparison, each with its own."""
+    own = {c.label: facts.target_of(c) for c in facts.contenders}
+    return "".join(f"; of {label} on {target}" for label, target in own.items() if target not in ("", facts.target))
+
+
 def recipe_table(facts: Facts) -> Html:
     """A column a recipe, a row a figure: the many figures would not fit side by side."""
     if not facts.contenders:
@@ -186,7 +193,7 @@ def recipe_table(facts: Facts) -> Html:
             rows.append([tag("strong", name), *values])
     note = (
         "Means over the final half of the documents and all seeds, with 95 % intervals; latency and memory are "
-        "medians with their 10th to 90th percentile; training is wall time. Scores on target "
-        f"{facts.target or 'none yet'}."
+        "medians with the lowest and highest repeat; training is wall time. Scores on target "
+        f"{facts.target or 'none yet'}{_elsewhere(facts)}."
     )
     return join(table(Table(["", *(c.label for c in facts.contenders)], rows)), tag("p", note, class_="fine"))

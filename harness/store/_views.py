@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from harness._percentiles import NEEDED
 from harness.store._schema import TABLES
 
 __all__ = ["VIEWS", "View", "comments"]
@@ -36,6 +37,17 @@ _RUN = ("sweep", "recipe", "model", "trial", "seed")
 _RUN_TEXT = {n: d for n, d in _described("trial_events").items() if n in _RUN}
 _LINKS = f"(SELECT DISTINCT {', '.join(TABLES['measurement_links'].names)} FROM raw.measurement_links)"
 _TARGETS = "(SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links)"
+_TAILS = tuple(name for name in NEEDED if name != "p50")
+
+
+def _percentile(name: str) -> str:
+    return f"{name[1:]}th percentile (interpolated); null below {NEEDED[name]} repeats, which do not hold it"
+
+
+def _quantile(name: str) -> str:
+    return f'CASE WHEN count(*) >= {NEEDED[name]} THEN quantile_cont("value", 0.{name[1:]}) END AS {name}'
+
+
 # A gold or judge measurement goes by its kind, whatever its writer called the task.
 _TASK = "CASE m.kind WHEN 'task' THEN m.task ELSE m.kind END AS task"
 
@@ -136,19 +148,20 @@ _ALL = (
             "target": "the target's name",
             **_described("profile_samples", "setting", "metric"),
             "value": "median over the repeats",
-            "p10": "10th percentile (interpolated)",
-            "p90": "90th percentile (interpolated)",
+            "low": "the lowest of them",
+            "high": "the highest of them",
+            **{name: _percentile(name) for name in _TAILS},
             "n": "number of repeats",
             "settings": "settings of the profile: prompt and output lengths",
             "environment": "hash of the machine it ran on; joins environments",
             "measurement": "content key of the measurement",
         },
         f"""
-        SELECT l.artifact, l.target, p.setting, p.metric, p."value", p.p10, p.p90, p.n, m.settings, m.environment,
-            m.measurement
+        SELECT l.artifact, l.target, p.setting, p.metric, p."value", p.low, p.high, {", ".join(f"p.{t}" for t in _TAILS)},
+            p.n, m.settings, m.environment, m.measurement
         FROM (
-            SELECT measurement, setting, metric, median("value") AS "value", quantile_cont("value", 0.1) AS p10,
-                quantile_cont("value", 0.9) AS p90, count(*) AS n
+            SELECT measurement, setting, metric, median("value") AS "value", min("value") AS low, max("value") AS high,
+                {", ".join(_quantile(t) for t in _TAILS)}, count(*) AS n
             FROM raw.profile_samples GROUP BY measurement, setting, metric
         ) p JOIN raw.measurements m USING (measurement) JOIN {_TARGETS} l USING (measurement)
         """,

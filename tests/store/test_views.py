@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from harness.store import VIEWS, Store
+from tests.report.stores import derive
 from tests.store.scenario import SCRIPT, SEEDS, SWEEP, build_scenario
 
 
@@ -136,7 +138,20 @@ def test_profiles_are_percentiles_over_repeats(store: Store) -> None:
     ]
     assert row["n"] == len(values) == 5
     assert row["value"] == pytest.approx(np.median(values))
-    assert (row["p10"], row["p90"]) == pytest.approx(tuple(np.quantile(values, [0.1, 0.9])))
+    assert (row["low"], row["high"]) == (min(values), max(values))
+    # Five repeats hold no tail.
+    assert [row[name] for name in ("p90", "p95", "p99")] == [None] * 3
+
+
+def test_a_tail_is_shown_from_the_repeats_that_hold_it(store: Store, tmp_path: Path) -> None:
+    def repeated(frame: pl.DataFrame) -> pl.DataFrame:
+        first = frame.filter((pl.col("metric") == "tpot_ms") & (pl.col("repeat") == 0))
+        return pl.concat([first.with_columns(pl.lit(i).alias("repeat"), pl.col("value") + i) for i in range(90)])
+
+    (row, *_) = derive(store, tmp_path / "results", {"profile_samples": repeated}).query("FROM profiles").to_dicts()
+    assert row["n"] == 90
+    assert (row["p90"] - row["low"], row["p95"] - row["low"]) == pytest.approx((80.1, 84.55))
+    assert row["p99"] is None
 
 
 def test_training_follows_the_stages_of_each_run(store: Store) -> None:
