@@ -16,6 +16,7 @@ from harness.stats import Difference, Verdict, crossed_interval, holm, paired_di
 __all__ = [
     "Comparison",
     "against_base",
+    "against_origin",
     "aspects",
     "compare_recipes",
     "estimate",
@@ -224,22 +225,36 @@ def against_base(facts: Facts, objective: str | None = None) -> list[Comparison]
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
-def _against_base(facts: Facts, objective: str | None) -> list[Comparison]:
-    pairs = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
+def against_origin(facts: Facts) -> list[Comparison]:
+    """Every recipe that begins with another one against that one, on every benchmark and judged aspect: one family."""
+    key = ("against_origin",)
+    if key not in facts.cache:
+        pairs = [(who, o) for who in facts.recipes() if (o := facts.origin_of(who)) is not None and not o.is_base]
+        facts.cache[key] = _by_measure(facts, pairs)
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def _by_measure(facts: Facts, pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:
+    """The first of each pair against the second, on every benchmark and judged aspect."""
+    measures = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
     found = []
-    for who in facts.recipes():
-        base = facts.base_of(who)
-        if base is None:
-            continue
-        if objective is not None:
-            difference = _paired(*(objective_scores(facts, w, objective) for w in (who, base)))
+    for first, second in pairs:
+        for group, metric in measures:
+            difference = _paired(*(_crossed(_by_seed(facts, w, group, metric)) for w in (first, second)))
             if difference is not None:
-                found.append((who, base, objective, difference))
-            continue
-        for group, metric in pairs:
-            difference = _paired(*(_crossed(_by_seed(facts, w, group, metric)) for w in (who, base)))
-            if difference is not None:
-                found.append((who, base, metric if group == "judge" else f"{group} {metric}", difference))
+                found.append((first, second, metric if group == "judge" else f"{group} {metric}", difference))
+    return _family(found)
+
+
+def _against_base(facts: Facts, objective: str | None) -> list[Comparison]:
+    pairs = [(who, base) for who in facts.recipes() if (base := facts.base_of(who)) is not None]
+    if objective is None:
+        return _by_measure(facts, pairs)
+    found = []
+    for who, base in pairs:
+        difference = _paired(*(objective_scores(facts, w, objective) for w in (who, base)))
+        if difference is not None:
+            found.append((who, base, objective, difference))
     return _family(found)
 
 

@@ -14,6 +14,8 @@ from harness.report._runs import importances, search, training
 from harness.report._samples import sample_browser
 from harness.report._tables import comparison_tables, recipe_table
 from harness.report._tradeoffs import tradeoffs
+from harness.report._training_cost import training_cost
+from harness.report._variants import variants
 from harness.report._words import Words, words
 
 if TYPE_CHECKING:
@@ -79,8 +81,8 @@ def page(store: "Store", facts: Facts, *, samples: int, now: datetime.datetime) 
         _part("recipes", "Recipes", None, recipe_table(facts)),
         _part("reward", "Reward and movement", None, place(frontier), place(overoptimisation)),
         _part("quality", "What was kept and lost", None, place(benchmarks), place(ratings)),
-        _part("training-part", "Training curves", None, place(training, alone=True)),
-        _part("cost", "Latency and memory", None, place(tradeoffs), place(profiles)),
+        _part("training-part", "Training curves", None, place(training, alone=True), training_cost(facts)),
+        _part("cost", "Latency and memory", None, place(tradeoffs), place(variants), place(profiles)),
         _part("search-part", "The search", None, place(search, alone=True), importances(facts)),
         _part("samples", "Samples side by side", None, sample_browser(store, facts, samples)),
         _part("provenance", "Provenance", None, failures(facts), provenance(facts)),

@@ -32,16 +32,16 @@ _DOCUMENTS = f"""
     GROUP BY ALL
 """
 _PROFILES = """
-    SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, p.target, p.setting, p.metric, p."value", p.low, p.high, p.p90, p.p95,
-        p.p99, p.n,
-        p.settings, p.environment, p.measurement
+    SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, p.target, p.setting, p.metric, p."value", p.low, p.high,
+        p.p90, p.p95, p.p99, p.n, p.settings, p.environment, p.measurement
     FROM trials t JOIN profiles p USING (artifact) WHERE t.sweep = $sweep AND t.phase = 'final'
 """
 _REPEATS = """
     SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, l.target, p.setting, p.metric, p.repeat, p."value"
     FROM trials t JOIN (SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links) l USING (artifact)
     JOIN raw.profile_samples p USING (measurement)
-    WHERE t.sweep = $sweep AND t.phase = 'final' AND p.metric IN ('e2e_ms', 'peak_rss_mb', 'peak_cuda_mb', 'weight_mb')
+    WHERE t.sweep = $sweep AND t.phase = 'final' AND p.metric IN
+        ('e2e_ms', 'ttft_ms', 'tpot_ms', 'peak_rss_mb', 'peak_cuda_mb', 'weight_mb', 'weight_disk_mb')
 """
 _FALLBACKS = """
     SELECT DISTINCT l.recipe, l.model, json_extract_string(m.settings, '$.scorer_fallback') AS reason
@@ -144,6 +144,13 @@ class Facts:
         used = first.get("use") if isinstance(first, dict) else None
         own = (c for c in self.contenders if c.model == contender.model and c.recipe == (used or BASE))
         return None if contender.is_base else next(own, None)
+
+    def first_batch(self) -> str:
+        """The setting of profiles that stands for the others: the suite's first batch size."""
+        measure = self.settings.get("measure")
+        profile = measure.get("profile") if isinstance(measure, dict) else None
+        sizes = profile.get("batch_sizes") if isinstance(profile, dict) else None
+        return f"batch={sizes[0]}" if isinstance(sizes, list) and sizes else "batch=1"
 
     def left_out(self) -> dict[str, str]:
         """Target or recipe that this sweep left out on its machine → why."""

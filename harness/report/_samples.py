@@ -20,15 +20,15 @@ _LABEL = 70
 _TEXTS = """
     WITH runs AS (
         SELECT DISTINCT recipe, model, seed, target, task, measurement FROM scores
-        WHERE sweep = $sweep AND phase = 'final' AND split = 'final' AND target = $target
+        WHERE sweep = $sweep AND phase = 'final' AND split = 'final'
     )
-    SELECT r.recipe, r.model, r.seed, s.task, s.document, s.metric, s.score, s.response, s.expected, s.prompt
+    SELECT r.recipe, r.model, r.seed, r.target, s.task, s.document, s.metric, s.score, s.response, s.expected, s.prompt
     FROM runs r JOIN samples s USING (measurement, target, task) WHERE s.half = 'final'
     UNION ALL
-    SELECT r.recipe, r.model, r.seed, 'judge' AS task, j.document, j.aspect AS metric, avg(j.score) AS score,
+    SELECT r.recipe, r.model, r.seed, r.target, 'judge' AS task, j.document, j.aspect AS metric, avg(j.score) AS score,
         min(j.response) AS response, NULL AS expected, min(j.prompt) AS prompt
     FROM runs r JOIN judgements j USING (measurement, target) WHERE r.task = 'judge' AND j.half = 'final'
-    GROUP BY r.recipe, r.model, r.seed, j.document, j.aspect
+    GROUP BY r.recipe, r.model, r.seed, r.target, j.document, j.aspect
 """
 
 
@@ -73,7 +73,12 @@ def sample_browser(store: "Store", facts: Facts, limit: int) -> Html:
 
     if not facts.target:
         return empty(None, "No final run has stored a sample yet.")
-    rows = store.query(_TEXTS, {"sweep": facts.sweep, "target": facts.target})
+    own = pl.DataFrame(
+        [{"recipe": c.recipe, "model": c.model, "target": facts.target_of(c)} for c in facts.contenders],
+        schema=dict.fromkeys(("recipe", "model", "target"), pl.String),
+    )
+    # Each recipe as it is compared: on the common target, or where it does not run there on its own.
+    rows = store.query(_TEXTS, {"sweep": facts.sweep}).join(own, on=["recipe", "model", "target"], how="semi")
     if rows.is_empty():
         return empty(None, "No final run has stored a sample yet.")
     tasks = sorted(rows["task"].unique().to_list(), key=lambda t: (t != "gold", t != "judge", t))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from harness.report._compare import (
     Comparison,
     against_base,
+    against_origin,
     aspects,
     compare_recipes,
     estimate,
@@ -67,6 +68,7 @@ def comparison_tables(facts: Facts) -> Html:
         families.append(("Recipes against each other", compare_recipes(facts, objective)))
         families.append(("Recipes against the base model", against_base(facts, objective)))
     families.append(("Benchmarks and judged quality against the base model", against_base(facts)))
+    families.append(("Benchmarks and judged quality against the recipe it begins with", against_origin(facts)))
     for title, found in families:
         if found:
             parts.append(table(Table(_HEADERS, _rows(found), title)))

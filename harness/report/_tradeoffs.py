@@ -137,7 +137,7 @@ def _variants(facts: Facts, objective: str) -> list[_Variant]:
     if not common:
         return []
     picks = generator.integers(0, len(common), (_RESAMPLES, len(common)))
-    latency = _setting(facts)
+    latency = facts.first_batch()
     draws: dict[tuple[str, str], Any] = {}
     for key, found in scores.items():
         values = np.array([np.mean(found[d]) for d in common])
@@ -157,13 +157,6 @@ def _variants(facts: Facts, objective: str) -> list[_Variant]:
                 ratio = draws[key] / reference
             variants.append(_Variant(who, target, draws[key], costs[key], ratio, speedup))
     return variants
-
-
-def _setting(facts: Facts) -> str:
-    measure = facts.settings.get("measure")
-    profile = measure.get("profile") if isinstance(measure, dict) else None
-    sizes = profile.get("batch_sizes") if isinstance(profile, dict) else None
-    return f"batch={sizes[0]}" if isinstance(sizes, list) and sizes else "batch=1"
 
 
 def _costs(facts: Facts, label: str, target: str, setting: str, generator: "np.random.Generator") -> dict[str, Any]:

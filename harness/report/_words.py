@@ -266,6 +266,8 @@ def _basis(facts: Facts, objective: str | None) -> list[str]:
     elif facts.data:
         sentences.append(f"Data source: {facts.data}.")
     sentences.append(_failure_sentence(facts))
+    if left := facts.left_out():
+        sentences.append(f"Left out on this machine: {'; '.join(f'{what} ({why})' for what, why in left.items())}.")
     return sentences
 
 

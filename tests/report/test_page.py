@@ -124,7 +124,8 @@ def test_every_figure_has_caption_and_numbers(page: Path, read: _Reader) -> None
     figures = re.findall(r"<figure>(.*?)</figure>", page.read_text(encoding="utf-8"), re.DOTALL)
     drawn = read.data("figure-data")
     assert isinstance(drawn, dict)
-    names = {"frontier", "overoptimisation", "benchmarks", "ratings", "training", "tradeoffs", "profiles", "search"}
+    names = {"frontier", "overoptimisation", "benchmarks", "ratings", "training", "search"}
+    names |= {"tradeoffs", "variants", "profiles"}
     assert set(drawn) == names
     assert len(figures) == len(names)
     for figure in figures:
@@ -319,7 +320,7 @@ def test_parts_without_data_say_why(store: Store, tmp_path: Path) -> None:
     assert "The suite&#x27;s measures name no profile, or no final run" in text
     drawn = _Reader(text).data("figure-data")
     assert isinstance(drawn, dict)
-    assert not {"ratings", "tradeoffs", "profiles"} & set(drawn)
+    assert not {"ratings", "tradeoffs", "variants", "profiles"} & set(drawn)
 
 
 def test_importance_needs_four_finished_trials(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""What training took: the time of a step and the memory it needed, beside the settings that trade one for the other."""
+
+import json
+from collections.abc import Mapping
+
+from harness.report._html import Html, Table, join, table, tag
+from harness.report._queries import Facts
+
+__all__ = ["training_cost"]
+
+_OPTIONS = (
+    "batch_size",
+    "gradient_accumulation",
+    "gradient_checkpointing",
+    "optimizer",
+    "offload_optimizer",
+    "lora_rank",
+)
+"""The settings that trade memory for time; one left out of a stage's settings has its default."""
+
+_MEASURED = {
+    "step_ms": "step, ms",
+    "train_peak_mb": "peak beside the model, MiB",
+    "optimizer_state_mb": "optimizer state, MiB",
+    "cuda_peak_mb": "GPU peak allocated, MiB",
+    "cuda_reserved_mb": "GPU peak reserved, MiB",
+}
+
+
+def training_cost(facts: Facts) -> Html | None:
+    """A row a stage that measured its steps; None where none did."""
+    users = {str(stage): sorted(set(part["label"].to_list())) for (stage,), part in facts.lineage.group_by("stage")}
+    rows: list[list[object]] = []
+    shown: set[str] = set()
+    for row in facts.stages.iter_rows(named=True):
+        metrics, params = _mapping(row["metrics"]), _mapping(row["params"])
+        if "step_ms" not in metrics:
+            continue
+        shown |= {name for name in _MEASURED if name in metrics}
+        options = ", ".join(f"{k} {_plain(params[k])}" for k in _OPTIONS if params.get(k) not in (None, False, 0))
+        used = ", ".join(users.get(row["stage"], []))
+        rows.append([row["method"], used, row["seed"], options, *(metrics.get(name) for name in _MEASURED)])
+    if not rows:
+        return None
+    keep = [i for i, name in enumerate(_MEASURED) if name in shown]
+    first = ["method", "used by", "seed", "batch and memory settings"]
+    headers = [*first, *(list(_MEASURED.values())[i] for i in keep)]
+    cells = [[*row[: len(first)], *(row[len(first) + i] for i in keep)] for row in rows]
+    note = (
+        "The median step after the first, and the highest resident memory over what the model took before, as each "
+        "stage measured them while others may have run beside it."
+    )
+    return join(tag("h3", "What training took"), tag("p", note, class_="fine"), table(Table(headers, cells)))
+
+
+def _mapping(text: object) -> Mapping[str, object]:
+    found = json.loads(text) if isinstance(text, str) else text
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(value: object) -> str:
+    return "on" if value is True else str(value)
