@@ -48,7 +48,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         tokens, iterations = 0, self.params.iterations
         meter = Meter(self.models.trained.device.type)
-        with quick_attention(*self.models.attending):
+        with quick_attention(*self.models.attending), self.learner.zeros:
             for iteration in range(iterations):
                 self.context.check()
                 experience, metrics = self._iterate(iteration)

@@ -13,6 +13,7 @@ from methods._optimizer import make_optimizer, set_rate
 from methods._ppo_experience import Experience, shuffled
 from methods._ppo_math import finite, masked_mean, policy_loss, value_loss
 from methods._ppo_setup import Models
+from methods._sparsity import KeptZeros
 
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
@@ -29,6 +30,7 @@ class Learner:
         self.policy_weights: list[nn.Parameter] = [p for p in models.trained.parameters() if p.requires_grad]
         value_module = value_model.model if value_model is not None else head
         self.value_weights: list[nn.Parameter] = list(value_module.parameters()) if value_module is not None else []
+        self.zeros = KeptZeros(models.trained)
         self._modules = [models.trained] + ([value_model.model] if value_model is not None else [])
         if params.gradient_checkpointing and not all(m.supports_gradient_checkpointing for m in self._modules):
             raise UserError(
@@ -100,6 +102,7 @@ class Learner:
         for norm in norms:
             finite(norm, "the gradient's norm")
         self.optimizer.step()
+        self.zeros.restore()
         return measured | {"grad_norm": norms[0], "updates": 1.0}, True
 
     def _measure(self, experience: Experience, rows: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Row = dict[str, Tensor]
 
 __all__ = [
+    "PROJECTIONS",
     "Importance",
     "PruningParams",
     "activation_importance",
@@ -50,7 +51,7 @@ _KNOWN = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 A list and not a look at the modules: others have the same names and, for one, a norm across all heads (OLMo 2).
 """
 
-_PROJECTIONS = (
+PROJECTIONS = (
     *(f"self_attn.{p}_proj" for p in "qkvo"),
     *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
 )
@@ -84,7 +85,7 @@ def decoder_layers(model: "PreTrainedModel") -> "list[nn.Module]":
         )
     layers = list(model.get_submodule("model.layers").children())
     for index, layer in enumerate(layers):
-        for name in _PROJECTIONS:
+        for name in PROJECTIONS:
             # Exactly Linear: a quantized layer is a subclass whose weight cannot be cut by rows.
             if type(layer.get_submodule(name)) is not torch.nn.Linear:
                 raise UserError(

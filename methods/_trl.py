@@ -13,6 +13,7 @@ from harness.errors import InfeasibleError, UserError
 from harness.method import Context, Inputs
 from methods._meter import Meter
 from methods._optimizer import OptimizerParams, choose_optimizer, optimizer_arguments, state_mb
+from methods._sparsity import KeptZeros
 
 if TYPE_CHECKING:
     import torch
@@ -135,7 +136,7 @@ def lora_config(params: TrainingParams, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -
 
 
 def _make_callback(
-    context: Context, steps: int, names: Mapping[str, str], losses: list[float], meter: Meter
+    context: Context, steps: int, names: Mapping[str, str], losses: list[float], meter: Meter, zeros: KeptZeros
 ) -> "TrainerCallback":
     from transformers import TrainerCallback
 
@@ -155,6 +156,7 @@ def _make_callback(
             context.check()
 
         def on_step_end(self, *_args: object, **_: object) -> None:
+            zeros.restore()
             meter.tick()
 
     return Report()
@@ -186,6 +188,7 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
         of the steps; `optimizer_state_mb`, and the meter's `step_ms`, `train_peak_mb`, … where they are known.
 
     Raises:
+        UserError: adapters on a model that was pruned weight by weight.
         InfeasibleError: the loss, a gradient or a weight is not finite, memory or time ran out.
     """
     import torch
@@ -197,8 +200,9 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
     trainer.remove_callback(PrinterCallback)
     choose_optimizer(trainer)
     meter = Meter(trainer.args.device.type)
-    trainer.add_callback(_make_callback(context, steps, {**base, **names}, losses, meter))
-    with _memory_errors():
+    zeros = KeptZeros(trainer.model)
+    trainer.add_callback(_make_callback(context, steps, {**base, **names}, losses, meter, zeros))
+    with _memory_errors(), zeros:
         trainer.train()
     figures = {**meter.figures(), "optimizer_state_mb": state_mb(trainer.optimizer)}
     if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters() if p.requires_grad):
