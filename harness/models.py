@@ -169,17 +169,21 @@ def load_model(
 ) -> LoadedModel:
     """Load a model with its tokenizer: safetensors only, remote code off, left padding, in eval mode.
 
+    Quantised matrices in the compressed-tensors format stay packed in memory (`harness._packed`).
+
     Args:
         source: a model folder (see `resolve_model`).
         dtype: the type of the weights.
         head: `reward` gives a sequence classifier with one label; a causal folder gets a fresh, zero-initialised head.
 
     Raises:
-        UserError: transformers cannot load it.
+        UserError: transformers cannot load it, or it is quantised in a way that cannot be run packed.
     """
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    from harness._packed import keep_packed, quiet_bars
 
     transformers.utils.logging.disable_progress_bar()
     kwargs = {
@@ -191,22 +195,44 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if head == "causal":
-            model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+            with quiet_bars():
+                model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
         else:
             fresh = not _has_reward_head(source)
-            model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, **kwargs)
+            with quiet_bars():
+                model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, **kwargs)
             if fresh:
                 # Zero, so that a briefly trained model says nothing but what it learned: a random head's own taste
                 # is as large as what 200 pairs teach, and a policy finds and exploits it.
                 torch.nn.init.zeros_(model.get_submodule("score").weight)
+    except ImportError as error:
+        raise UserError(
+            f"cannot load the model {source}: {error}; quantised models need "
+            "pip install 'posttrain-harness[compression]'"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot load the model {source}: {error}") from error
+    keep_packed(model)
+    if (source / "adapter").is_dir():
+        model = _with_adapter(model, source / "adapter")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     model.config.pad_token_id = tokenizer.pad_token_id
     model.to(device).eval()
     return LoadedModel(model=model, tokenizer=tokenizer, folder=source)
+
+
+def _with_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
+    """The model with a LoRA adapter beside its weights: the same class, its linear layers wrapped."""
+    from peft import PeftModel
+
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise UserError(f"{adapter} holds no adapter_model.safetensors (other weight formats can run code)")
+    # Without the cast adapters of a 16-bit model would stay in float32, and be measured so.
+    found = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).to(model.dtype)
+    base: PreTrainedModel = found.get_base_model()
+    return base
 
 
 def _has_reward_head(source: Path) -> bool:
