@@ -172,6 +172,8 @@ class Models:
     reward: str | None
     base: str
     judge: str | None = None
+    shape: str | None = None
+    """What decides the policy's latency and memory (`harness._shapes`); None: its artifact."""
 
 
 def proxy_recipe(suite: Suite) -> str | None:
@@ -188,11 +190,13 @@ def measure_specs(
     """The measurements of a recipe's model: quality on each quality target, a spec each, a profile on every target."""
     suite = facts.suite
     own: dict[str, Any] = {"artifact": models.artifact, "halves": list(halves)}
+    alike: dict[str, Any] = {"shape": models.shape} if models.shape else {"artifact": models.artifact}
 
     def item(
         kind: ItemKind, task: str, target: Mapping[str, object], settings: Mapping[str, Any], **more: object
     ) -> Item:
-        key = content_key(kind, task=task, target=dict(target), settings=dict(settings), **own, **more)
+        by = alike if kind == "profile" else own
+        key = content_key(kind, task=task, target=dict(target), settings=dict(settings), **by, **more)
         return Item(key=key, kind=kind, task=task, settings=dict(settings))
 
     def spec(target: Target, items: list[Item], *, alone: bool) -> tuple[Target, MeasureSpec]:

@@ -235,8 +235,8 @@ def profiles(facts: Facts) -> Figure | Html:
         variants.append(bars(series, named, named))
     caption = (
         "Median over the repeats, from the lowest to the highest, at the suite's fixed prompt and output lengths, "
-        "one seed of each recipe. Recipes of one architecture differ by noise only; targets and batch sizes are "
-        "what matters. A percentile stands where the repeats hold it: p90 from "
+        "one seed of each recipe. Models of one architecture, with tensors of the same shapes and types, are profiled "
+        "once and share their figures. A percentile stands where the repeats hold it: p90 from "
         f"{NEEDED['p90']}, p95 from {NEEDED['p95']}, p99 from {NEEDED['p99']} (docs/profiles.md)."
     )
     headers = ["what", "target", "setting", "recipe", "median", "lowest", "highest", *_TAILS, "repeats"]

@@ -53,7 +53,7 @@ def variants(facts: Facts) -> Figure | Html:
         "Ratios of medians over the repeats, with 95 % bootstrap intervals: a speed-up above 1 is faster, a weight "
         "or memory ratio below 1 is smaller. Both models were profiled on the same machine and target in this sweep, "
         "one after another, so what changed between the two runs is in the ratio and not in the interval. A step that "
-        "only trains changes no shape: its ratios show that noise."
+        "only trains changes no shape, so both share one profile and the ratio is 1."
     )
     drawing = bars([Series(w.label, w.index, p) for w, p in speed.values()], "speed-up", "speed-up of a request")
     headers = ["recipe", "begins with", "target", *(f"{name}, ×" for name, _ in _RATIOS.values())]

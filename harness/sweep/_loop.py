@@ -148,7 +148,7 @@ class _Sweep:
             self.records.trial(run, trial, "final", "running")
         try:
             await self._train(run, trial, specs)
-            # Latency and memory are the architecture's, which a seed does not change: one seed is profiled.
+            # A seed does not change the architecture, whose latency and memory are: one seed is profiled.
             kinds = _ALL_KINDS if run.seed == self.suite.seeds[0] else _ALL_KINDS - {"profile"}
             await self._measure(run, trial, "final", models, kinds)
         except FailedRunError as error:
@@ -170,7 +170,8 @@ class _Sweep:
         judged = "judge" in kinds and self.suite.measure.judge is not None
         judge = await self._graders.judge(run, models) if judged else None
         label = f"{run.recipe} seed {run.seed}: measuring"
-        models = replace(models, reward=reward, judge=judge)
+        shape = self.work.shape(models.policy) if "profile" in kinds else None
+        models = replace(models, reward=reward, judge=judge, shape=shape)
         specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
         self.records.measurements(run, trial, phase, models.artifact, specs)
         outcomes = await asyncio.gather(*(self.work.measure(spec) for _, spec in specs), return_exceptions=True)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Self
 
+from harness._shapes import folder_shape
 from harness.execute import Executor, MeasureSpec, Result, StageSpec
 from harness.folders import Folders
 from harness.progress import Display
@@ -46,6 +47,10 @@ class Work:
         if first:
             self._stages[spec.key] = asyncio.create_task(self._make_stage(spec))
         return await asyncio.shield(self._stages[spec.key]) or not first
+
+    def shape(self, reference: str) -> str:
+        """What decides the latency and memory of a model whose stages are done."""
+        return folder_shape(self._folders.model(reference))
 
     async def measure(self, spec: MeasureSpec) -> None:
         """Have the spec's measurements in the store's shards; only those are made that are not there or under way.
