@@ -227,8 +227,8 @@ def finish(trainer: "Trainer", kept: Path | None = None) -> "PreTrainedModel":
         model = leave(model, kept)
     if trainer.args.gradient_checkpointing:
         model.gradient_checkpointing_disable()
-        # The Trainer turned it off for the recomputation; saved so, every later generation would crawl.
-        model.config.use_cache = True
+    # Trainers turn it off; saved so, every later generation would crawl.
+    model.config.use_cache = True
     model.zero_grad(set_to_none=True)
     model.requires_grad_(True)
     return model.eval()

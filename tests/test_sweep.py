@@ -251,3 +251,9 @@ def test_latency_can_be_an_objective(tiny_model: Path, tmp_path: Path) -> None:
     objectives = _rows(tmp_path / "results", "SELECT objectives FROM trials WHERE phase = 'tune'")[0][0]
     assert set(json.loads(objectives)) == {"latency_ms", "weight_mb"}
     assert all(value > 0 for value in json.loads(objectives).values())
+    # Training changes no shape: the base model's profile is the trained one's, and both have its figures.
+    profiled = _rows(
+        tmp_path / "results", "SELECT count(*), count(DISTINCT measurement), count(DISTINCT artifact) FROM profiles"
+    )
+    (_, measurements, artifacts) = profiled[0]
+    assert (measurements, artifacts) == (1, 2)
