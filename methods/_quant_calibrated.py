@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from harness._packed import quiet_bars
 from harness.errors import InfeasibleError, UserError
 from methods._quant_format import Grid, Matrix
+from methods._quant_verify import quiet_logging
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,18 +19,14 @@ __all__ = ["gptq"]
 @contextlib.contextmanager
 def _silently() -> Iterator[Any]:
     """llmcompressor's `oneshot`, without its log and its bars."""
-    # Its import turns its log on.
-    import llmcompressor
-    from loguru import logger
+    with quiet_logging(), quiet_bars():
+        import llmcompressor
+        from loguru import logger
 
-    logger.disable("llmcompressor")
-    logger.disable("compressed_tensors")
-    try:
-        with quiet_bars():
-            yield llmcompressor.oneshot
-    finally:
-        logger.enable("compressed_tensors")
-        logger.enable("llmcompressor")
+        # Turned on by their imports.
+        logger.disable("llmcompressor")
+        logger.disable("compressed_tensors")
+        yield llmcompressor.oneshot
 
 
 def _scheme(grid: Grid, names: list[str]) -> Any:  # noqa: ANN401  # compressed-tensors is untyped

@@ -1,7 +1,12 @@
 """Writing a quantised model and making sure of it: loaded again, it is as small as it should be and as it was."""
 
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Before", "Witness", "finish_quantised", "log_probs", "need_libraries"]
+__all__ = ["Before", "Witness", "finish_quantised", "log_probs", "need_libraries", "quiet_logging"]
 
 _PROBE = (2, 32)
 """Rows and tokens of the input on which both models are compared."""
@@ -28,28 +33,32 @@ _HEADER_BYTES = 200
 """At most so many for each tensor of a safetensors file."""
 
 
+@contextlib.contextmanager
+def quiet_logging() -> Iterator[None]:
+    """No warnings of the libraries: each says what the machine lacks, or what will change in a later version."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def need_libraries(*modules: str) -> None:
-    """Whether the packages of the `compression` extra are here; they are imported, without what torchao warns of.
+    """Import these packages of the `compression` extra, quietly.
 
     Raises:
-        UserError: one is not.
+        UserError: one is missing.
     """
-    import importlib
-    import importlib.util
-    import logging
-
     if missing := [m for m in modules if importlib.util.find_spec(m) is None]:
         raise UserError(
             f"quantisation needs {' and '.join(missing)}: install with pip install 'posttrain-harness[compression]'"
         )
-    # torchao says of each kernel of another machine that it cannot be loaded.
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    # Read when llmcompressor is first imported, which is when it has its first remarks to make.
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "CRITICAL")
+    with quiet_logging():
         for module in modules:
             importlib.import_module(module)
-    finally:
-        logging.disable(before)
 
 
 @dataclass(frozen=True)

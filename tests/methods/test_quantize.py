@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,28 +294,43 @@ def test_a_profile_sees_the_packed_weights(made: Made) -> None:
     assert found["weight_disk_mb"] == pytest.approx(trained.metrics["weight_bytes"])
 
 
-@pytest.mark.parametrize("scheme", ["int8_weight_only", "gptq_w4"])
-def test_leaves_nothing_behind(
-    trained_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    scheme: str,
-) -> None:
+@pytest.mark.parametrize("scheme", ["int8_weight_only", "smoothquant_w8a8"])
+def test_leaves_no_hooks(trained_model: Path, tmp_path: Path, scheme: str) -> None:
     import tqdm
 
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
     inputs = make_inputs(trained_model, instructions(50, 1))
     bar = tqdm.tqdm.__init__
-    trained = Quantize().run(inputs, QuantizeParams(scheme=scheme), make_context(tmp_path / "scratch", Log()))
-    assert not list((tmp_path / "here").iterdir())
-    printed = capfd.readouterr()
-    assert printed.out == printed.err == ""
+    trained = Quantize().run(inputs, QuantizeParams(scheme=scheme), make_context(tmp_path, Log()))
     assert tqdm.tqdm.__init__ is bar
     for model in (trained.model, inputs.load("policy").model):
         assert not [n for n, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
         assert "save_pretrained" not in vars(model)
+
+
+def test_says_nothing_and_leaves_no_files(trained_model: Path, tmp_path: Path) -> None:
+    # A fresh process: libraries speak when they are imported.
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from tests.methods.helpers import Log, instructions, make_context, make_inputs\n"
+        "from methods.quantize import Quantize, QuantizeParams\n"
+        "inputs = make_inputs(Path(sys.argv[1]), instructions(20, 1))\n"
+        "Quantize().run(inputs, QuantizeParams(scheme='gptq_w4'), make_context(Path(sys.argv[2]), Log()))\n"
+    )
+    (tmp_path / "here").mkdir()
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(trained_model), str(tmp_path / "scratch")],
+        check=True,
+        cwd=tmp_path / "here",
+        env={**os.environ, "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == done.stderr == ""
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_same_seed_gives_the_same_weights(trained_model: Path, tmp_path: Path) -> None:
