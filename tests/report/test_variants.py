@@ -1,6 +1,7 @@
 """A recipe against the one it begins with, recipes that run elsewhere, and what was left out or cost memory."""
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -131,3 +132,35 @@ def test_the_memory_of_training_stands_beside_its_settings(store: Store, tmp_pat
 
     whole = page(derived, read_facts(derived, SWEEP), samples=4, now=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
     assert "What training took" in whole
+
+
+def test_training_with_rounded_weights_is_held_against_rounding_at_the_same_bits(store: Store, tmp_path: Path) -> None:
+    def steps(names: dict[str, str]) -> Change:
+        renamed = pl.col("step").replace(names)
+        return lambda f: f.with_columns(
+            pl.when(pl.col("recipe") == "ppo")
+            .then(renamed)
+            .otherwise(pl.col("step"))
+            .replace({"dpo": "quantize"})
+            .alias("step")
+        )
+
+    def grid(**other: object) -> Change:
+        def change(frame: pl.DataFrame) -> pl.DataFrame:
+            own = {"scheme": "int4_weight_only", "group_size": 64, "granularity": None}
+            texts = [json.dumps({**own, **(other if m == "ppo" else {})}) for m in frame["method"]]
+            return frame.with_columns(pl.Series("params", texts))
+
+        return change
+
+    def said(where: str, **other: object) -> str:
+        changes = {"stage_links": steps({"ppo": "qat"}), "stages": grid(**other)}
+        return words(read_facts(derive(store, tmp_path / where, changes), SWEEP)).text()
+
+    assert re.search(
+        r"At the same bits \(scheme int4_weight_only, group_size 64\) "
+        r"(ppo beat dpo|the data do not resolve ppo from dpo|ppo did not beat dpo): [+−]\d\.\d+ in gold reward",
+        said("equal"),
+    )
+    assert "same bits" not in said("others", group_size=32)
+    assert "same bits" not in words(read_facts(store, SWEEP)).text()
