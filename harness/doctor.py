@@ -94,9 +94,10 @@ def _hardware() -> Iterator[Finding]:
         f"full fine-tuning of the bundled model wants {_LOW_MEMORY_GB} GB" if low else "",
     )
     if fast_bf16():
-        yield Finding(section, "AMX", "ok", "bfloat16 in hardware")
+        yield Finding(section, "bfloat16", "ok", "multiplied in hardware")
     else:
-        yield Finding(section, "AMX", "missing", "no amx_bf16", "bfloat16 on the CPU faster than float32")
+        missing = "neither amx_bf16 nor avx512_bf16"
+        yield Finding(section, "bfloat16", "missing", missing, "bfloat16 on the CPU faster than float32")
     load = psutil.getloadavg()[0]
     busy = load > 0.5 * (os.cpu_count() or 1)
     yield Finding(
@@ -254,7 +255,7 @@ def _targets() -> Iterator[Finding]:
         if problem:
             yield Finding("targets", target.name, "missing", f"no: {problem}")
         elif target.dtype == "bfloat16" and target.device == "cpu" and not fast_bf16():
-            yield Finding("targets", target.name, "warn", "yes, slower than float32 without AMX")
+            yield Finding("targets", target.name, "warn", "yes, slower than float32: no bfloat16 in hardware")
         else:
             yield Finding("targets", target.name, "ok", "yes")
 

@@ -118,6 +118,9 @@ def _contradiction(target: Target) -> str | None:
     return None
 
 
+_BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+
+
 def cpu_flags() -> frozenset[str]:
     """The CPU's feature flags; empty where the system does not tell."""
     info = Path("/proc/cpuinfo")
@@ -128,8 +131,8 @@ def cpu_flags() -> frozenset[str]:
 
 
 def fast_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AMX): without it, bf16 autocast is slower than fp32."""
-    return "amx_bf16" in cpu_flags()
+    """Whether the CPU multiplies bfloat16 in hardware (AMX or AVX-512 BF16): without, autocast is slower than fp32."""
+    return not _BF16_FLAGS.isdisjoint(cpu_flags())
 
 
 def machine() -> dict[str, object]:
@@ -142,7 +145,7 @@ def machine() -> dict[str, object]:
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "amx": fast_bf16(),
+        "bf16": fast_bf16(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -123,7 +123,7 @@ def build_scenario(results: Path) -> Store:
 
 def _environment() -> dict[str, object]:
     return {
-        "machine": {"cpu": "a CPU", "cores": 2, "memory_gb": 24.0, "amx": True, "system": "Linux x86_64"},
+        "machine": {"cpu": "a CPU", "cores": 2, "memory_gb": 24.0, "bf16": True, "system": "Linux x86_64"},
         "versions": {"torch": "2.13.0", "transformers": "5.17.0", "trl": "1.16.0"},
         "git": {"revision": "0" * 40, "dirty": False},
     }
