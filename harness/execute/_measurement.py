@@ -11,9 +11,10 @@ from harness.folders import Folders
 from harness.method import LoadedModel
 from harness.models import load_model
 from harness.provenance import environment
+from harness.runtimes import holds_export, load_runtime
 from harness.store import Store
 from harness.suite import Task
-from harness.targets import Target
+from harness.targets import RUNTIMES, Target
 
 __all__ = ["run_measurements"]
 
@@ -59,6 +60,9 @@ class _Work:
 
     def load(self, reference: str, head: str = "causal") -> LoadedModel:
         if (reference, head) not in self._loaded:
+            if self.target.backend in RUNTIMES:
+                self._loaded[reference, head] = self._load_beside_runtime(reference, head)
+                return self._loaded[reference, head]
             loaded = load_model(
                 self.folders.model(reference),
                 dtype=self.target.dtype,
@@ -72,6 +76,13 @@ class _Work:
                 loaded.model.forward = torch.compile(loaded.model.forward, dynamic=True)
             self._loaded[reference, head] = loaded
         return self._loaded[reference, head]
+
+    def _load_beside_runtime(self, reference: str, head: str) -> LoadedModel:
+        """The model under test in its runtime; a base, a reward model or a judge of its own in torch, float32."""
+        folder = self.folders.model(reference)
+        if head == "causal" and (reference == self.spec.model or holds_export(folder, self.target.backend)):
+            return load_runtime(folder, self.target)
+        return load_model(folder, head="reward" if head == "reward" else "causal")
 
     def save(
         self, item: Item, table: str, rows: list[Row], seconds: float, artifact: str, notes: Mapping[str, str] = _NONE

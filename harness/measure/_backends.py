@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.errors import UserError
-from harness.measure._weights import stored_bytes
+from harness.runtimes import import_runtime
+from harness.runtimes import open_session as open_runtime_session
 from harness.targets import RUNTIMES, Target
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Session(Protocol):
 def import_libraries(target: Target) -> None:
     """Import what loading on the target will need: a server does it once, so the load time is to be without it."""
     if target.backend in RUNTIMES:
-        importlib.import_module(RUNTIMES[target.backend][0])
-        importlib.import_module("harness.runtimes")
+        import_runtime(target.backend)
+        importlib.import_module(f"harness.runtimes._{target.backend}")
         return
     import torch
 
@@ -74,14 +74,7 @@ def open_session(folder: Path, target: Target, prompt_tokens: int, new_tokens: i
         InfeasibleError: it does not fit in memory.
     """
     if target.backend in RUNTIMES:
-        if not stored_bytes(folder, target):
-            raise UserError(
-                f"{folder} holds no model for backend {target.backend}: the recipe must end with an export for it"
-            )
-        session: Session = importlib.import_module("harness.runtimes").open_session(
-            folder, target, prompt_tokens, new_tokens
-        )
-        return session
+        return open_runtime_session(folder, target, prompt_tokens, new_tokens)
     from harness.measure._torch_session import TorchSession
 
     return TorchSession.load(folder, target, prompt_tokens, new_tokens)

@@ -69,6 +69,8 @@ def unsupported(model: "PreTrainedModel") -> str | None:
     if isinstance(model, torch._dynamo.OptimizedModule) or hasattr(model.forward, "_torchdynamo_orig_callable"):
         # Attention that reads a plan would be traced again for every pass.
         return "it is compiled"
+    if backend := getattr(model, "runtime_backend", None):
+        return f"{backend} runs it, outside torch"
     config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention cannot be replaced"
