@@ -42,7 +42,8 @@ class PruneHeadsParams(PruningParams):
     importance: Importance = Field(
         "gradient",
         description="gradient: |dL/dgate| of each head (arXiv:1905.10650); activation: norm of what a group adds to "
-        "the residual stream (after arXiv:2407.14679); weight: norm of its value-output map, which needs no data",
+        "the residual stream (after arXiv:2407.14679); weight: norm of its value-output map, which needs no data and "
+        "may mislead (benchmarks/compression_effects.py)",
     )
     scope: Literal["uniform", "global"] = Field(
         "uniform",

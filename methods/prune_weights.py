@@ -88,7 +88,7 @@ class PruneWeights(Method[PruneWeightsParams]):
         policy = inputs.load("policy")
         model = policy.model
         layers = decoder_layers(model)
-        matrices = [linear(layer, name) for layer in layers for name in PROJECTIONS]
+        matrices = [matrix for layer in layers for matrix in _matrices(layer)]
         widths = sorted({m.in_features for m in matrices if m.in_features % 4})
         if params.pattern == "2:4" and widths:
             raise UserError(f"pattern 2:4 needs widths that are multiples of 4; this model has {widths}")
@@ -189,7 +189,8 @@ def _first_states(
     By layer, as attention masks differ with the kind of attention.
     """
     states: list[Tensor] = []
-    arguments: list[list[dict[str, Any]]] = []
+    # The last list is that of the row under way.
+    arguments: list[list[dict[str, Any]]] = [[]]
 
     def before(_module: object, args: "tuple[Tensor, ...]", kwargs: dict[str, Any]) -> None:
         others = dict(kwargs)
@@ -200,7 +201,6 @@ def _first_states(
 
     hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers]
     try:
-        arguments.append([])
         for _ in quiet_forward(model, rows, context):
             arguments.append([])
     finally:
