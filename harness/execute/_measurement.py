@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.data import DataSource, load_training_set
 from harness.execute._spec import Item, MeasureSpec
 from harness.folders import Folders
+from harness.measure._placement import load_on
 from harness.method import LoadedModel
 from harness.models import load_model
 from harness.provenance import environment
@@ -63,13 +64,7 @@ class _Work:
             if self.target.backend in RUNTIMES:
                 self._loaded[reference, head] = self._load_beside_runtime(reference, head)
                 return self._loaded[reference, head]
-            loaded = load_model(
-                self.folders.model(reference),
-                dtype=self.target.dtype,
-                head="reward" if head == "reward" else "causal",
-                device=self.target.device,
-                attention=self.target.attention,
-            )
+            loaded = load_on(self.folders.model(reference), self.target, "reward" if head == "reward" else "causal")
             if self.target.backend == "inductor" and head == "causal":
                 import torch
 
