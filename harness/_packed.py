@@ -85,14 +85,15 @@ class PackedLinear(nn.Module):
         if self.values.dtype != torch.uint8:
             return self.values
         halves = torch.stack((self.values & 15, self.values >> 4), -1).view(torch.int8).flatten(1)
-        return halves[:, : self.in_features] - 8
+        return halves[:, : self.in_features].sub_(8)
 
     def dense(self) -> Tensor:
         """The weight [N, K] that the integers stand for, in the type of the scale."""
         groups = self.integers().to(self.dtype).view(self.out_features, self.scale.shape[1], -1)
+        # In place: fresh memory for each step would take as long as the arithmetic.
         if self.zero is not None:
-            groups = groups - self.zero[..., None]
-        return (groups * self.scale[..., None]).flatten(1)
+            groups.sub_(self.zero[..., None])
+        return groups.mul_(self.scale[..., None]).view(self.out_features, -1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] → [..., N]."""

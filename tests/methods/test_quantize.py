@@ -282,6 +282,41 @@ def test_writes_as_transformers_writes_with_it(made: Made) -> None:
         assert whole[0, len(context) :].tolist() == generated.tokens
 
 
+def test_a_scorer_that_falls_back_says_why(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.measure.scoring import Engine
+
+    # Each call rounds a bit differently, as sums in another order do to a large model.
+    def noisy(self: PackedLinear, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self._rounded(x + 0.01 * torch.randn_like(x)), self.dense(), self.bias)
+
+    dynamic = load_model(made("int8_dynamic")[0]).model
+    monkeypatch.setattr(PackedLinear, "forward", noisy)
+    torch.manual_seed(0)
+    assert "it rounds its activations" in (Engine(dynamic).fallback or "")
+
+
+def test_its_gold_reward_is_measured(made: Made, trained_model: Path) -> None:
+    from types import SimpleNamespace
+
+    from harness.measure.gold import measure_gold
+
+    prompts = [
+        {"prompt": [turn("user", f"say apple {n}")], "constraints": '[{"kind": "max_words", "value": 3}]'}
+        for n in range(6)
+    ]
+    settings: Any = SimpleNamespace(limit=None, max_new_tokens=8, temperature=1.0, batch_size=3, seed=0)
+    base = load_model(trained_model)
+    kl = {}
+    for scheme in ("int8_weight_only", "int4_weight_only"):
+        loaded = load_model(made(scheme, **({"granularity": "channel"} if scheme[3] == "4" else {}))[0])
+        rows = measure_gold(loaded, prompts, None, base, settings, ["tune", "final"])
+        values = [float(str(r["score"])) for r in rows if r["metric"] == "kl"]
+        assert len(values) == len(prompts)
+        kl[scheme] = sum(abs(v) for v in values)
+    # How far the policy went from the base it was made of.
+    assert 0 < kl["int8_weight_only"] < kl["int4_weight_only"]
+
+
 def test_a_profile_sees_the_packed_weights(made: Made) -> None:
     from harness.measure.profile import measure_profile
     from harness.targets import Target

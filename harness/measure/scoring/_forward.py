@@ -11,6 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from harness._packed import PackedLinear
 from harness.measure.scoring._attention import (
     NAME,
     AttentionPlan,
@@ -113,7 +114,12 @@ def _trial(model: "PreTrainedModel") -> str | None:
         # threshold there would send some models of a comparison down another path: the mean tells a wrong mask from it.
         worst = max(worst, float(difference.max() if model.dtype == torch.float32 else difference.mean()))
     limit = 1e-3 if model.dtype == torch.float32 else 0.5
-    return None if worst <= limit else f"a trial differs from its plain forward pass by {worst:.2g} nats"
+    if worst <= limit:
+        return None
+    if any(isinstance(m, PackedLinear) and m.activations for m in model.modules()):
+        # Sums in another order move an input to the next step, and the layers above make more of it.
+        return f"it rounds its activations, which magnifies the last bit of a sum to {worst:.2g} nats"
+    return f"a trial differs from its plain forward pass by {worst:.2g} nats"
 
 
 def kv_bytes(model: "PreTrainedModel") -> int:
