@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from harness.runtimes import Runtime
 
-__all__ = ["Agreement", "agreement", "compare", "reference_logits", "runtime_logits", "seeded_sequences"]
+__all__ = ["Agreement", "Reference", "compare", "reference_logits", "runtime_logits", "seeded_sequences"]
 
 _LENGTHS = (24, 17, 9, 2)
 """Of the sequences, which are one left-padded batch."""
@@ -88,11 +88,17 @@ def compare(right: "NDArray[np.float32]", found: "NDArray[np.float32]") -> Agree
     )
 
 
-def agreement(model: "PreTrainedModel", folder: Path, backend: str, seed: int) -> Agreement:
-    """Open what was written in its own runtime, and compare it with the model.
+class Reference:
+    """torch's logits of the sequences of a seed, to which any number of exports is compared."""
 
-    Raises:
-        UserError: the runtime is not installed, or cannot load it.
-    """
-    sequences = seeded_sequences(model.config.get_text_config().vocab_size, seed)
-    return compare(reference_logits(model, sequences), runtime_logits(open_runtime(folder, backend), sequences))
+    def __init__(self, model: "PreTrainedModel", seed: int) -> None:
+        self.sequences = seeded_sequences(model.config.get_text_config().vocab_size, seed)
+        self.logits = reference_logits(model, self.sequences)
+
+    def agreement(self, folder: Path, backend: str) -> Agreement:
+        """Open what was written in its own runtime, and compare it.
+
+        Raises:
+            UserError: the runtime is not installed, or cannot load it.
+        """
+        return compare(self.logits, runtime_logits(open_runtime(folder, backend), self.sequences))

@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from harness.runtimes import FILES
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["quantise_blocks"]
+__all__ = ["quantise_onnx"]
 
 _BLOCK = 32
 """Weights that share a scale, as in GGUF's q8_0."""
@@ -32,8 +34,8 @@ _MIDDLE = 128
 _TURNED = ".turned"
 
 
-def quantise_blocks(dense: Path) -> "onnx.ModelProto":
-    """Matrices of products in 8 bits with a scale for each block of 32 weights of a column.
+def quantise_onnx(dense: Path, folder: Path) -> None:
+    """Write the `model.onnx` of the folder `dense` in 8 bits, a scale for each block of 32 weights of a column.
 
     Embeddings that are also the output matrix are read from its 8 bits; others get a scale for each row.
     """
@@ -41,7 +43,7 @@ def quantise_blocks(dense: Path) -> "onnx.ModelProto":
         from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
     nbits.logger.setLevel(logging.WARNING)
-    model = onnx.load(dense)
+    model = onnx.load(dense / FILES["onnxruntime"])
     _turn_heads(model.graph)
     quantizer = nbits.MatMulNBitsQuantizer(
         model, bits=8, block_size=_BLOCK, is_symmetric=True, accuracy_level=_INT8_PRODUCTS
@@ -49,7 +51,8 @@ def quantise_blocks(dense: Path) -> "onnx.ModelProto":
     quantizer.process()
     found: onnx.ModelProto = quantizer.model.model
     _embeddings(found.graph)
-    return found
+    file = folder / FILES["onnxruntime"]
+    onnx.save_model(found, file, save_as_external_data=True, location=f"{file.name}.data")
 
 
 @contextlib.contextmanager

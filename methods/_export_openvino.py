@@ -1,4 +1,4 @@
-"""OpenVINO's files of a model: weights as they are, in float16, or in 8 bits with a scale for each row."""
+"""OpenVINO's files of a model, from torch's own graph: in float32, float16, or 8 bits with a scale for each row."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,16 +13,14 @@ if TYPE_CHECKING:
     import openvino
     from transformers import PreTrainedModel
 
-__all__ = ["write_openvino"]
+__all__ = ["shrink_openvino", "write_openvino"]
 
 _SMALL = 16
 """Matrices with fewer rows or columns stay as they are: there is nothing to save."""
 
 
-def write_openvino(model: "PreTrainedModel", weights: Literal["float32", "float16", "int8"], folder: Path) -> None:
-    """Write `openvino_model.xml` and `.bin`.
-
-    float16 halves the file, and OpenVINO computes in float32 from it; int8 stays 8 bits wide in memory too.
+def write_openvino(model: "PreTrainedModel", folder: Path) -> None:
+    """Write `openvino_model.xml` and `.bin`, float32.
 
     Raises:
         UserError: torch cannot trace the model, or OpenVINO cannot convert it.
@@ -43,6 +41,17 @@ def write_openvino(model: "PreTrainedModel", weights: Literal["float32", "float1
     graph.validate_nodes_and_infer_types()
     for port, name in zip(graph.outputs, ("logits", *cache_outputs(layers)), strict=True):
         port.get_tensor().set_names({name})
+    openvino.save_model(graph, folder / FILES["openvino"], compress_to_fp16=False)
+
+
+def shrink_openvino(dense: Path, weights: Literal["float16", "int8"], folder: Path) -> None:
+    """Write the model of the folder `dense` with smaller weights.
+
+    float16 halves the file, and OpenVINO makes float32 of it; int8 stays 8 bits wide in memory too.
+    """
+    import openvino
+
+    graph = openvino.Core().read_model(dense / FILES["openvino"])
     if weights == "int8":
         _to_int8(graph)
     openvino.save_model(graph, folder / FILES["openvino"], compress_to_fp16=weights == "float16")
