@@ -31,6 +31,9 @@ from methods import prune_heads, prune_layers, prune_mlp
 from methods._pruning import count_parameters
 from methods._rows import instruction_rows
 
+TRAINING = ("distill", "qat", "sft")
+"""Methods that run in bfloat16 autocast; the others in float32."""
+
 HELD_OUT = 64
 """Rows at the end of the bundled instructions that nothing is calibrated or trained on."""
 
@@ -69,7 +72,7 @@ class Lab:
             dataset=self.calibration,
         )
         with tempfile.TemporaryDirectory() as scratch:
-            precision = "bfloat16" if method == "distill" else "float32"
+            precision = "bfloat16" if method in TRAINING else "float32"
             context = Context(seed=self.seed, scratch=Path(scratch), precision=precision, log=lambda *_: None)
             trained = known().run(inputs, known.params(**settings), context)
         return trained.model, trained.metrics
@@ -293,6 +296,72 @@ def distill(lab: Lab) -> list[Finding]:
             same = all(bool((b | ~a).all()) for a, b in zip(zeros, left, strict=True))
             found.append(Finding(name, f"zeros before {sum(int(z.sum()) for z in zeros)}, all of them after", same))
     return found
+
+
+MB = 2**20
+STEPS: dict[str, object] = {"steps": 40, "batch_size": 4, "learning_rate": 2e-5}
+
+
+def _size(metrics: Any) -> str:
+    disk, memory = metrics["weight_bytes"] / MB, metrics["resident_bytes"] / MB
+    return f"{disk:.0f} MB on disk, {memory:.0f} in memory, {metrics['bits_per_weight']:.2f} bits a weight"
+
+
+@effect("int8_bytes")
+def int8_bytes(lab: Lab) -> list[Finding]:
+    """8 bits a weight: a quarter of the matrices' bytes, next to the same loss; 4 bits: half of that, and a price."""
+    found = [_loss("as it came", lab.original_loss)]
+    matrices = 4 * sum(m.weight.numel() for n, m in lab.original.model.named_modules() if n.endswith("_proj"))
+    for scheme, part, worse in (
+        ("int8_weight_only", 0.25, 0.02),
+        ("int8_dynamic", 0.25, 0.1),
+        ("int4_weight_only", 0.125, None),
+    ):
+        model, metrics = lab.run("quantize", scheme=scheme)
+        loss = lab.loss(model)
+        # What the matrices no longer take, but for their scales.
+        fewer = [metrics[f"{kind}_bytes_before"] - metrics[f"{kind}_bytes"] for kind in ("weight", "resident")]
+        small = all(f > 0.97 * (1 - part) * matrices for f in fewer)
+        found.append(Finding(scheme, _size(metrics), small))
+        found.append(_loss(scheme, loss, None if worse is None else loss - lab.original_loss < worse))
+    return found
+
+
+@effect("gptq_beats_rtn")
+def gptq_beats_rtn(lab: Lab) -> list[Finding]:
+    """4 bits, groups of 64: GPTQ is nearer than rounding to nearest, with and without a zero point."""
+    found = [_loss("as it came", lab.original_loss)]
+    for symmetric in (True, False):
+        kind = "symmetric" if symmetric else "with zero points"
+        nearest = lab.loss(lab.run("quantize", scheme="int4_weight_only", symmetric=symmetric)[0])
+        settings: dict[str, object] = {"scheme": "gptq_w4", "symmetric": symmetric, "calibration_rows": 64}
+        model, metrics = lab.run("quantize", **settings)
+        gptq = lab.loss(model)
+        found.append(_loss(f"to nearest, {kind}", nearest))
+        found.append(_loss(f"GPTQ, {kind}", gptq, gptq < nearest))
+        found.append(Finding(f"GPTQ, {kind}", _size(metrics)))
+    return found
+
+
+@effect("qat_against_ptq")
+def qat_against_ptq(lab: Lab) -> list[Finding]:
+    """The same 40 steps on the same rows: rounded to 4 bits while training, or trained first and rounded afterwards."""
+    aware, metrics = lab.run("qat", scheme="int4_weight_only", **STEPS)
+    qat = lab.loss(aware)
+    plain = lab.run("sft", **STEPS)[0]
+    losses = {"sft": lab.loss(plain)}
+    for scheme in ("int4_weight_only", "gptq_w4"):
+        settings: dict[str, object] = {"scheme": scheme, "calibration_rows": 64}
+        model, after = lab.run("quantize", lab.policy(copy.deepcopy(plain)), **settings)
+        assert after["resident_bytes"] == metrics["resident_bytes"]
+        losses[scheme] = lab.loss(model)
+    return [
+        _loss("as it came", lab.original_loss),
+        _loss("sft, not quantised", losses["sft"]),
+        _loss("sft, then to nearest", losses["int4_weight_only"]),
+        _loss("sft, then GPTQ", losses["gptq_w4"]),
+        _loss("qat", qat, losses["sft"] < qat < losses["int4_weight_only"]),
+    ]
 
 
 def main() -> None:
