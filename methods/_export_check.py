@@ -102,3 +102,12 @@ class Reference:
             UserError: the runtime is not installed, or cannot load it.
         """
         return compare(self.logits, runtime_logits(open_runtime(folder, backend), self.sequences))
+
+    def agreement_read_back(self, folder: Path, file: str) -> Agreement:
+        """Read a GGUF file with transformers' reader instead, and compare that."""
+        import torch
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+        return compare(self.logits, reference_logits(model.eval(), self.sequences))

@@ -1,5 +1,6 @@
 """Export of the policy for a runtime outside torch: ONNX Runtime, OpenVINO, or llama.cpp."""
 
+import importlib.util
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,7 +85,8 @@ class Export(Method[ExportParams]):
 
         The metrics, of the weights asked for: `max_logit_error`; `relative_logit_error`, root mean square over that of
         the logits' distances from their mean; `greedy_agreement`, the share of places with the same most likely token;
-        `file_mb`, 2**20 bytes. `float32_logit_error`: the largest before weights were made smaller.
+        `file_mb`, 2**20 bytes; `checked_in_runtime`, 0 for GGUF where llama-cpp-python is not installed: the file is
+        then read back by transformers. `float32_logit_error`: the largest before weights were made smaller.
 
         Raises:
             UserError: the policy cannot be exported, or the runtime is not installed.
@@ -173,7 +175,12 @@ def _shrink(policy: LoadedModel, params: ExportParams, dense: Path, folder: Path
 
 
 def _checked(reference: "Reference", format_: str, weights: str, folder: Path) -> dict[str, float]:
-    found = reference.agreement(folder, _RUNS_ON[format_])
+    from harness.runtimes import FILES
+
+    backend = _RUNS_ON[format_]
+    # llama-cpp-python is built where it is installed, and a GGUF file may be for another machine.
+    there = format_ != "gguf" or importlib.util.find_spec("llama_cpp") is not None
+    found = reference.agreement(folder, backend) if there else reference.agreement_read_back(folder, FILES[backend])
     if not found.relative <= _TOLERANCE[weights]:
         raise InfeasibleError(
             f"export: the {format_} model's logits differ from torch's by {found.relative:.3g} of their spread (at "
@@ -185,6 +192,7 @@ def _checked(reference: "Reference", format_: str, weights: str, folder: Path) -
         "relative_logit_error": found.relative,
         "greedy_agreement": found.greedy,
         "file_mb": files / 2**20,
+        "checked_in_runtime": float(there),
     }
 
 

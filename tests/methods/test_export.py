@@ -1,5 +1,6 @@
 """Exports of the tiny model: they say what torch says, hold what a runtime needs, and broken ones are found out."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,19 @@ def test_gguf_is_read_back_as_the_model_it_was_made_from(tiny_model: Path, tmp_p
         coarse = {None: 0.0, 8: 0.5 / 127, 4: 1 / 8}[bits] + 2**-11
         step = coarse * blocks.abs().amax(1, keepdim=True)
         assert ((found.reshape(-1, 32) - blocks).abs() <= step + 1e-6).all(), name
+
+
+def test_gguf_is_checked_without_llamacpp_too(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "llama_cpp" else find(name, *rest)
+    )
+    inputs, params = make_inputs(tiny_model, None), ExportParams(format="gguf", weights="q8_0")
+    metrics = Export().run(inputs, params, make_context(tmp_path, Log())).metrics
+    assert metrics["checked_in_runtime"] == 0
+    assert metrics["float32_logit_error"] < 1e-4 < metrics["max_logit_error"]
 
 
 def test_gguf_refuses_what_llamacpp_would_read_otherwise(tiny_model: Path, tmp_path: Path) -> None:
