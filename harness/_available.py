@@ -33,7 +33,8 @@ def refusals(suite: Suite, missing: Mapping[str, str], *, skip: bool) -> list[st
         return [f"{_place(suite, i)}: {_what(suite, missing, i)}{_HINT}" for i in indices]
     # The untouched base model is what everything is compared with.
     if all(t.name in missing for t in suite.targets_of("base")):
-        return [f"{_place(suite, i)}: {_what(suite, missing, i)}; no other target is left for the base model" for i in indices]
+        none = "no other target is left for the base model"
+        return [f"{_place(suite, i)}: {_what(suite, missing, i)}; {none}" for i in indices]
     named = suite.measure.quality_target
     return [
         f"{_place(suite, i)}: {_what(suite, missing, i)}; the quality target, by which everything is compared, cannot "

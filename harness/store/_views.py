@@ -157,8 +157,8 @@ _ALL = (
             "measurement": "content key of the measurement",
         },
         f"""
-        SELECT l.artifact, l.target, p.setting, p.metric, p."value", p.low, p.high, {", ".join(f"p.{t}" for t in _TAILS)},
-            p.n, m.settings, m.environment, m.measurement
+        SELECT l.artifact, l.target, p.setting, p.metric, p."value", p.low, p.high,
+            {", ".join(f"p.{t}" for t in _TAILS)}, p.n, m.settings, m.environment, m.measurement
         FROM (
             SELECT measurement, setting, metric, median("value") AS "value", min("value") AS low, max("value") AS high,
                 {", ".join(_quantile(t) for t in _TAILS)}, count(*) AS n
