@@ -43,7 +43,7 @@ class PruneHeadsParams(PruningParams):
         "gradient",
         description="gradient: |dL/dgate| of each head (arXiv:1905.10650); activation: norm of what a group adds to "
         "the residual stream (after arXiv:2407.14679); weight: norm of its value-output map, which needs no data and "
-        "may mislead (benchmarks/compression_effects.py)",
+        "says little (benchmarks/compression_effects.py)",
     )
     scope: Literal["uniform", "global"] = Field(
         "uniform",
@@ -60,7 +60,7 @@ class PruneHeads(Method[PruneHeadsParams]):
     name = "prune_heads"
     summary = "structured pruning of attention heads (whole key-value groups) by importance"
     paper = "Michel et al. 2019, arXiv:1905.10650"
-    version = 1
+    version = 2
     params = PruneHeadsParams
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
@@ -157,10 +157,10 @@ def _importance(method: str, inputs: Inputs, params: PruneHeadsParams, context: 
     policy = inputs.load("policy")
     model, config = policy.model, policy.model.config
     groups = config.num_key_value_heads
-    attentions = [layer.get_submodule("self_attn") for layer in decoder_layers(model)]
+    layers = decoder_layers(model)
     if params.importance == "weight":
-        return torch.stack([_value_output_norm(attention, groups) for attention in attentions])
-    readers = [linear(attention, "o_proj") for attention in attentions]
+        return torch.stack([_value_output_norm(layer, groups) for layer in layers])
+    readers = [linear(layer, "self_attn.o_proj") for layer in layers]
     rows = calibration_rows(inputs, model, policy.tokenizer, params, context, method)
     if params.importance == "activation":
         return activation_importance(model, readers, groups, rows, context)
@@ -168,18 +168,20 @@ def _importance(method: str, inputs: Inputs, params: PruneHeadsParams, context: 
     return by_head.reshape(len(readers), groups, -1).sum(-1)
 
 
-def _value_output_norm(attention: "nn.Module", groups: int) -> "Tensor":
-    """Frobenius norm of each group's map from the residual stream through its values and back: groups, float64.
+def _value_output_norm(layer: "nn.Module", groups: int) -> "Tensor":
+    """Frobenius norm of each group's map from the normed stream through its values and back: groups, float64.
 
-    The product and not the two factors: a scale moved from one to the other changes nothing the model computes.
+    The product and not its factors, the norm's gain among them: a scale moved from one to another changes nothing the
+    model computes.
     """
     import torch
 
-    value = linear(attention, "v_proj").weight.detach().double()
-    if (bias := linear(attention, "v_proj").bias) is not None:
+    value = linear(layer, "self_attn.v_proj").weight.detach().double()
+    value = value * layer.get_parameter("input_layernorm.weight").detach().double()
+    if (bias := linear(layer, "self_attn.v_proj").bias) is not None:
         value = torch.cat([value, bias.detach().double()[:, None]], dim=1)
     value = value.reshape(groups, -1, value.shape[1])
-    output = linear(attention, "o_proj").weight.detach().double()
+    output = linear(layer, "self_attn.o_proj").weight.detach().double()
     # hidden × groups × heads of the group × head size; |O V|² = tr(OᵀO VVᵀ).
     output = output.reshape(len(output), groups, -1, value.shape[1])
     outer = torch.einsum("ogha,oghb->gab", output, output)

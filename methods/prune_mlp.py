@@ -40,7 +40,7 @@ class PruneMLPParams(PruningParams):
         "activation",
         description="activation: mean norm of what a channel adds to the residual stream (after arXiv:2407.14679); "
         "gradient: |dL/dgate| of each channel (first-order Taylor, arXiv:2305.11627); weight: product of its norms in "
-        "the three matrices, which needs no data",
+        "the three matrices, which needs no data and says little (benchmarks/compression_effects.py)",
     )
     multiple_of: int = Field(
         32,
@@ -56,7 +56,7 @@ class PruneMLP(Method[PruneMLPParams]):
     name = "prune_mlp"
     summary = "structured pruning of feed-forward channels by importance"
     paper = "Muralidharan et al. 2024, arXiv:2407.14679"
-    version = 1
+    version = 2
     params = PruneMLPParams
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
@@ -113,26 +113,28 @@ def _importance(method: str, inputs: Inputs, params: PruneMLPParams, context: Co
     import torch
 
     policy = inputs.load("policy")
-    mlps = [layer.get_submodule("mlp") for layer in decoder_layers(policy.model)]
+    layers = decoder_layers(policy.model)
     if params.importance == "weight":
-        return torch.stack([_weight_norm(mlp) for mlp in mlps])
+        return torch.stack([_weight_norm(layer) for layer in layers])
     measure = activation_importance if params.importance == "activation" else gradient_importance
     rows = calibration_rows(inputs, policy.model, policy.tokenizer, params, context, method)
-    readers = [linear(mlp, "down_proj") for mlp in mlps]
+    readers = [linear(layer, "mlp.down_proj") for layer in layers]
     return measure(policy.model, readers, policy.model.config.intermediate_size, rows, context)
 
 
-def _weight_norm(mlp: "nn.Module") -> "Tensor":
+def _weight_norm(layer: "nn.Module") -> "Tensor":
     """Product of each channel's L2 norms in gate, up and down: channels, float64.
 
-    The product and not the sum: a scale moved from `up` to `down` changes nothing the model computes.
+    The product and not the sum, and with the gain of the norm before: a scale moved from `up` to `down`, or from the
+    norm to both that read it, changes nothing the model computes.
     """
     import torch
 
-    norm: Tensor = torch.linalg.vector_norm(linear(mlp, "down_proj").weight.detach().double(), dim=0)
-    for name in ("gate_proj", "up_proj"):
-        rows = linear(mlp, name).weight.detach().double()
-        if (bias := linear(mlp, name).bias) is not None:
+    gain = layer.get_parameter("post_attention_layernorm.weight").detach().double()
+    norm: Tensor = torch.linalg.vector_norm(linear(layer, "mlp.down_proj").weight.detach().double(), dim=0)
+    for name in ("mlp.gate_proj", "mlp.up_proj"):
+        rows = linear(layer, name).weight.detach().double() * gain
+        if (bias := linear(layer, name).bias) is not None:
             rows = torch.cat([rows, bias.detach().double()[:, None]], dim=1)
         norm = norm * torch.linalg.vector_norm(rows, dim=1)
     return norm.cpu()

@@ -139,15 +139,17 @@ def test_finds_the_group_that_does_nothing(grouped: Path, tmp_path: Path, import
 
 
 @pytest.mark.parametrize("importance", ["gradient", "activation", "weight"])
-def test_weight_and_activation_scales_that_cancel_change_nothing(
-    grouped: Path, tmp_path: Path, importance: str
-) -> None:
+def test_scales_that_cancel_change_nothing(grouped: Path, tmp_path: Path, importance: str) -> None:
     loaded = load_model(grouped)
     with torch.no_grad():
         for layer in loaded.model.model.layers:
             # One group's values a hundred times as large, read a hundredth as strongly.
             layer.self_attn.v_proj.weight[:HEAD] *= 100
             layer.self_attn.o_proj.weight[:, : PER_GROUP * HEAD] /= 100
+            # Part of the stream normed to be twenty times as large, read a twentieth as strongly.
+            layer.input_layernorm.weight[:10] *= 20
+            for name in ("q_proj", "k_proj", "v_proj"):
+                layer.self_attn.get_submodule(name).weight[:, :10] /= 20
     save_model(loaded.model, loaded.tokenizer, tmp_path / "scaled")
     plain, scaled = (run(f, tmp_path, importance=importance, fraction=0.5) for f in (grouped, tmp_path / "scaled"))
     assert torch.allclose(logits(plain.model), logits(scaled.model), atol=1e-3)

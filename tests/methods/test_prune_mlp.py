@@ -96,6 +96,9 @@ def test_scales_that_cancel_change_nothing(grouped: Path, tmp_path: Path, import
         for layer in loaded.model.model.layers:
             layer.mlp.up_proj.weight[:10] *= 100
             layer.mlp.down_proj.weight[:, :10] /= 100
+            layer.post_attention_layernorm.weight[:10] *= 20
+            for name in ("gate_proj", "up_proj"):
+                layer.mlp.get_submodule(name).weight[:, :10] /= 20
     save_model(loaded.model, loaded.tokenizer, tmp_path / "scaled")
     plain, scaled = (run(f, tmp_path, importance=importance, fraction=1 / 3) for f in (grouped, tmp_path / "scaled"))
     assert torch.allclose(logits(plain.model), logits(scaled.model), atol=1e-3)
