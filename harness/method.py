@@ -144,6 +144,8 @@ class Method(ABC, Generic[P]):
     produces: ClassVar[Literal["policy", "reward"]] = "policy"
     compresses: ClassVar[bool | str] = False
     """Whether the policy comes out smaller; a setting's name: where that setting is not null."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions decide what it leaves, beside those that decide every stage (torch, …)."""
     fixed: ClassVar[frozenset[str]] = frozenset()
     """Settings that a suite gives as values and cannot search: those that `deploys` and `runs_on` go by."""
 

@@ -17,7 +17,12 @@ __all__ = ["DECIDING", "Environment", "environment", "versions"]
 DECIDING = ("torch", "transformers", "trl", "peft", "lm-eval", "tokenizers")
 """The libraries that decide the numbers: their versions are part of a stage's key."""
 
-_RECORDED = (*DECIDING, "datasets", "accelerate", "optuna", "duckdb", "polars", "plotly", "numpy", "posttrain-harness")
+_RECORDED = (
+    *DECIDING,
+    *("datasets", "accelerate", "optuna", "duckdb", "polars", "plotly", "numpy", "posttrain-harness"),
+    *("torchao", "llmcompressor", "compressed-tensors", "gguf", "onnx", "onnxscript"),
+    *("onnxruntime", "openvino", "llama-cpp-python", "torch-tensorrt"),
+)
 
 
 @dataclass(frozen=True)

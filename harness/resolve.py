@@ -10,7 +10,7 @@ from harness.keys import content_key
 from harness.method import Method, Params, find_method
 from harness.provenance import versions
 from harness.suite import Setting, Step, Suite
-from harness.targets import Target
+from harness.targets import RUNTIMES, Target
 
 __all__ = ["Facts", "Models", "Run", "chain", "chain_ends", "measure_specs", "proxy_recipe"]
 
@@ -141,7 +141,7 @@ def _stage(facts: Facts, run: Run, step: Step, params: Params, inputs: dict[str,
         dataset=fingerprint,
         seed=run.seed,
         precision=facts.precision,
-        versions=dict(facts.library_versions),
+        versions={**facts.library_versions, **versions(method.libraries)},
     )
     return StageSpec(
         key=key,
@@ -196,6 +196,9 @@ def measure_specs(
         kind: ItemKind, task: str, target: Mapping[str, object], settings: Mapping[str, Any], **more: object
     ) -> Item:
         by = alike if kind == "profile" else own
+        if runtime := RUNTIMES.get(str(target["backend"])):
+            # Outside torch it is the runtime that decides the numbers.
+            more = {**more, "runtime": versions((runtime[1],))}
         key = content_key(kind, task=task, target=dict(target), settings=dict(settings), **by, **more)
         return Item(key=key, kind=kind, task=task, settings=dict(settings))
 
@@ -213,15 +216,15 @@ def measure_specs(
             base=models.base,
             judge=models.judge,
             alone=alone,
-            label=label if not alone else f"{label} on {target.name}",
+            label=f"{label} on {target.name}" if alone or len(scored) > 1 else label,
             # The next trial waits for a tuning measurement; nothing waits for a final one.
             urgency=0 if "tune" in halves else 2 if alone else 1,
         )
         return target, made
 
     specs = []
-    # While tuning, quality is asked for on one target only: a trial has one value of its objective.
     scored = suite.quality_targets(recipe)
+    # While tuning, quality is asked for on one target only: a trial has one value of its objective.
     for target in scored[:1] if "tune" in halves else scored:
         if items := _quality_items(facts, models, kinds, target, item):
             specs.append(spec(target, items, alone=False))

@@ -69,6 +69,7 @@ class Export(Method[ExportParams]):
     needs = frozenset({"policy"})
     dataset_kind = None
     fixed = frozenset({"format"})
+    libraries = ("gguf", "onnx", "onnxscript", "onnxruntime", "openvino")
 
     @classmethod
     def deploys(cls, settings: Mapping[str, object]) -> bool:

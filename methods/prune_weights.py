@@ -72,6 +72,7 @@ class PruneWeights(Method[PruneWeightsParams]):
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
     compresses = True
+    libraries = ("llmcompressor",)
 
     def run(self, inputs: Inputs, params: PruneWeightsParams, context: Context) -> Trained:
         """Prune the policy in place.

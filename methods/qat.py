@@ -63,6 +63,7 @@ class QAT(Method[QATParams]):
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
     compresses = True
+    libraries = ("torchao", "compressed-tensors")
 
     @classmethod
     def deploys(cls, settings: Mapping[str, object]) -> bool:

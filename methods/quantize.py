@@ -129,6 +129,7 @@ class Quantize(Method[QuantizeParams]):
     needs = frozenset({"policy"})
     dataset_kind = "instructions"
     compresses = True
+    libraries = ("torchao", "llmcompressor", "compressed-tensors")
 
     @classmethod
     def deploys(cls, settings: Mapping[str, object]) -> bool:

@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.method import Context, Inputs, Method, Params, Trained
 from harness.objectives import kinds_of
 from harness.plan import make_plan
-from harness.resolve import Facts, Models, measure_specs
+from harness.resolve import Facts, Models, Run, chain, measure_specs
 from harness.suite import Suite, load_suite
 
 
@@ -168,3 +168,22 @@ def _facts(suite: Suite) -> Facts:
         machine={},
         library_versions={"torch": "1"},
     )
+
+
+def test_the_versions_that_decide_a_result_are_in_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = _suite(tmp_path)
+
+    def keys() -> tuple[str, ...]:
+        facts = _facts(suite)
+        stages = [chain(facts, Run(recipe, "m", 0, {}))[-1].key for recipe in ("plain", "packed")]
+        kinds = kinds_of(["latency_ms"])
+        specs = [measure_specs(facts, recipe, MODELS, ("final",), kinds, "")[0][1].key for recipe in ("plain", "ort")]
+        return (*stages, *specs)
+
+    before = keys()
+    monkeypatch.setattr(Pack, "libraries", ("posttrain-harness",))
+    plain, packed, torch, ort = (a == b for a, b in zip(before, keys(), strict=True))
+    assert (plain, packed, torch, ort) == (True, False, True, True)
+    monkeypatch.setattr("harness.resolve.versions", lambda names: {name: "another" for name in names})
+    plain, packed, torch, ort = (a == b for a, b in zip(before, keys(), strict=True))
+    assert (plain, torch, ort) == (True, True, False)
