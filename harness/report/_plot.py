@@ -23,6 +23,7 @@ __all__ = [
 
 # Each at least 3:1 against both the white and the dark ground; the grey is the base model's.
 COLOURS = ("#7f8792", "#2f80d8", "#d9722b", "#2a9d6b", "#a06ad9", "#d84a6f", "#1f97a8", "#94851f")
+_PATTERNS = ("", "/", "x", ".")
 _SYMBOLS = ("diamond", "circle", "square", "triangle-up", "cross", "star", "hexagon", "pentagon")
 
 
@@ -82,6 +83,11 @@ class Figure:
     numbers: Table
     chooser: str = "Show"
     shape: str = field(default="")
+
+
+def _pattern_of(index: int) -> str:
+    """The pattern of a bar, which has no symbol: it tells apart those of one colour."""
+    return _PATTERNS[max(0, index - 1) // (len(COLOURS) - 1) % len(_PATTERNS)]
 
 
 def style_of(index: int) -> tuple[str, str]:
@@ -161,7 +167,7 @@ def bars(series: Sequence[Series], y: str, label: str = "", **layout: object) ->
             "hovertext": [lines_for_plotly(p.lines) for p in one.points],
             "hoverinfo": "text",
             "textposition": "none",
-            "marker": {"color": colour, "opacity": 0.82},
+            "marker": {"color": colour, "opacity": 0.82, "pattern": {"shape": _pattern_of(one.colour)}},
         }
         if (errors := _errors(one.points, "y")) is not None:
             trace["error_y"] = errors | {"color": "#6b7480"}

@@ -1,5 +1,6 @@
 """What quality costs in latency and memory: the Pareto front over recipes and targets, and the quality gate."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["tradeoffs"]
+__all__ = ["front_sentences", "tradeoffs"]
 
 _RESAMPLES = 1000
+_FEWEST = 2
+_SHOWN = 4
+"""Members of the front that are named in words."""
 _AXES = {"e2e_ms": "end-to-end latency, ms", "memory": "peak memory, MiB", "weight_mb": "weights in memory, MiB"}
 
 
@@ -37,19 +41,64 @@ class _Variant:
         return f"{self.who.label} on {self.target}"
 
 
+@dataclass(frozen=True)
+class _Front:
+    """The variants, and of those that pass the gate the share of resamples on the front, and who is on it."""
+
+    objective: str
+    variants: "list[_Variant]"
+    gate: float
+    shares: dict[str, float]
+    members: set[str]
+
+
+def _front(facts: Facts) -> _Front | None:
+    """What the page says of the front, computed once; None without a quality to compare."""
+    key = ("front",)
+    if key not in facts.cache:
+        objective = _quality_objective(facts)
+        found = None
+        if objective is not None:
+            variants = _variants(facts, objective)
+            shares, members = _membership(facts, variants, objective)
+            found = _Front(objective, variants, _gate(facts), shares, members)
+        facts.cache[key] = found
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def front_sentences(facts: Facts) -> list[str]:
+    """Which variants are on the front, the surest first; nothing where latency and quality were not both measured."""
+    found = None if facts.repeats.is_empty() else _front(facts)
+    if found is None or len(found.variants) < _FEWEST or not found.members:
+        return []
+    passing = sum(v.ratio[0] >= found.gate for v in found.variants)
+    own = sorted((v for v in found.variants if v.name in found.members), key=lambda v: -found.shares[v.name])
+    parts = [f"{v.name} ({_gain(v)}on it in {found.shares[v.name]:.0%} of resamples)" for v in own[:_SHOWN]]
+    more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
+    return [
+        f"Of {len(found.variants)} variants (recipe and target) {passing} keep {found.gate:.1%} of the base model's "
+        f"{found.objective.replace('_', ' ')}. Of these, on the Pareto front of quality, latency and memory: "
+        f"{'; '.join(parts)}{more}."
+    ]
+
+
+def _gain(variant: _Variant) -> str:
+    speed = float(variant.speedup[0])
+    return "" if math.isnan(speed) else f"{number(speed, 2)} times as fast as base, "
+
+
 def tradeoffs(facts: Facts) -> Figure | Html:
     """Quality against latency, memory and weights, a mark for each recipe on each target."""
     title = "Quality against latency and memory"
     if facts.repeats.is_empty():
         return empty(title, facts.why_none("profile", "been profiled"))
-    objective = _quality_objective(facts)
-    if objective is None:
+    found = _front(facts)
+    if found is None:
         return empty(title, "No quality was measured beside the profiles: the suite needs tasks, gold or judge.")
-    variants = _variants(facts, objective)
-    if len(variants) < 2:
+    objective, variants, gate = found.objective, found.variants, found.gate
+    if len(variants) < _FEWEST:
         return empty(title, "Fewer than two recipes have both a final quality and a profile so far.")
-    gate = _gate(facts)
-    shares, on_front = _membership(facts, variants, objective)
+    shares, on_front = found.shares, found.members
     drawings = []
     for axis, label in _AXES.items():
         shown = [v for v in variants if axis in v.costs]

@@ -19,6 +19,7 @@ from harness.report._html import number
 from harness.report._plot import Estimate
 from harness.report._queries import Contender, Facts
 from harness.report._same_bits import same_bits_sentences
+from harness.report._tradeoffs import front_sentences
 
 if TYPE_CHECKING:
     import polars as pl
@@ -287,7 +288,7 @@ def words(facts: Facts) -> Words:
     consequences: list[str] = []
     if objective is not None:
         consequences += _base_sentence(facts, objective) if objective_source(facts, objective) else []
-        consequences += same_bits_sentences(facts, objective)
+        consequences += [*front_sentences(facts), *same_bits_sentences(facts, objective)]
     consequences += [
         *_benchmark_sentences(facts),
         *_kl_sentence(facts),

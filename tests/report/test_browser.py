@@ -67,7 +67,7 @@ class _Watched:
 
 def test_every_figure_is_drawn_and_nothing_is_logged(browser: Any, page: Path) -> None:
     watched = _Watched(browser, page, 1280)
-    assert len(watched.figures()) == 8
+    assert len(watched.figures()) == 9
     for identifier in watched.figures():
         for choice in watched.choices(identifier) or [None]:
             if choice is not None:

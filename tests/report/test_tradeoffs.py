@@ -8,7 +8,7 @@ import polars as pl
 from harness.report._html import Html
 from harness.report._plot import Figure
 from harness.report._queries import read_facts
-from harness.report._tradeoffs import tradeoffs
+from harness.report._tradeoffs import front_sentences, tradeoffs
 from harness.store import Store
 from tests.report.stores import derive, keep
 from tests.store.scenario import SWEEP
@@ -63,6 +63,18 @@ def test_shares_of_the_front_are_shares(store: Store) -> None:
     assert shown
     assert all(re.fullmatch(r"(yes|no), \d+%", text) for text in shown)
     assert any(text.startswith("yes") for text in shown)
+
+
+def test_the_front_is_said_in_words(store: Store, tmp_path: Path) -> None:
+    facts = read_facts(store, SWEEP)
+    (said,) = front_sentences(facts)
+    members = [name for name, row in _rows(_figure(store)).items() if str(row["on the front"]).startswith("yes")]
+    shown = re.findall(r"(\w+ on [\w-]+) \(\d+\.\d+ times as fast as base, on it in \d+% of resamples\)", said)
+    assert set(shown) <= {f"{recipe} on {target}" for recipe, target in members}
+    assert len(shown) == min(len(members), 4)
+    assert "keep 99.0% of the base model's gold reward" in said
+    bare = derive(store, tmp_path / "results", {"profile_samples": keep(pl.lit(False))})
+    assert front_sentences(read_facts(bare, SWEEP)) == []
 
 
 def test_without_profiles_the_page_says_so(store: Store, tmp_path: Path) -> None:
