@@ -35,10 +35,13 @@ _PROFILES = """
     SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, p.target, p.setting, p.metric, p."value", p.low, p.high,
         p.p90, p.p95, p.p99, p.n, p.settings, p.environment, p.measurement
     FROM trials t JOIN profiles p USING (artifact) WHERE t.sweep = $sweep AND t.phase = 'final'
+    AND (p.measurement, p.target) IN (SELECT (measurement, target) FROM raw.measurement_links WHERE sweep = $sweep)
 """
 _REPEATS = """
     SELECT DISTINCT t.recipe, t.model, t.trial, t.seed, l.target, p.setting, p.metric, p.repeat, p."value"
-    FROM trials t JOIN (SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links) l USING (artifact)
+    FROM trials t JOIN (
+        SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links WHERE sweep = $sweep
+    ) l USING (artifact)
     JOIN raw.profile_samples p USING (measurement)
     WHERE t.sweep = $sweep AND t.phase = 'final' AND p.metric IN
         ('e2e_ms', 'ttft_ms', 'tpot_ms', 'peak_rss_mb', 'peak_cuda_mb', 'weight_mb', 'weight_disk_mb')

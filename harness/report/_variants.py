@@ -39,25 +39,35 @@ def variants(facts: Facts) -> Figure | Html:
         if origin is None:
             continue
         for target in targets:
-            found = {m: _ratio(facts, who, origin, target, m, turned=t) for m, (_, t) in _RATIOS.items()}
+            beside = _beside(facts, origin, target)
+            pair = (who, target), (origin, beside)
+            found = {m: _ratio(facts, *pair, m, turned=t) for m, (_, t) in _RATIOS.items()}
             if all(r is None for r in found.values()):
                 continue
-            rows.append([who.label, origin.label, target, *(_text(r) for r in found.values())])
+            begun = origin.label if beside == target else f"{origin.label} on {beside}"
+            rows.append([who.label, begun, target, *(_text(r) for r in found.values())])
             if (ratio := found["e2e_ms"]) is not None:
-                lines = [f"{who.label} on {target}", f"speed-up {_text(ratio)} over {origin.label}"]
+                lines = [f"{who.label} on {target}", f"speed-up {_text(ratio)} over {begun}"]
                 point = Point(target, ratio[0], lines, spread_y=ratio[1:])
                 speed.setdefault(who.label, (who, []))[1].append(point)
     if not rows:
         return empty(title, "No recipe and the one it begins with were both profiled on one target so far.")
     caption = (
         "Ratios of medians over the repeats, with 95 % bootstrap intervals: a speed-up above 1 is faster, a weight "
-        "or memory ratio below 1 is smaller. Both models were profiled on the same machine and target in this sweep, "
-        "one after another, so what changed between the two runs is in the ratio and not in the interval. A step that "
-        "only trains changes no shape, so both share one profile and the ratio is 1."
+        "or memory ratio below 1 is smaller. Both models were profiled on the same machine in this sweep, on the same "
+        "target (an exported model against the other where that one is compared), one after another, so what changed "
+        "between the two runs is in the ratio and not in the interval. A step that only trains changes no shape, so "
+        "both share one profile and the ratio is 1."
     )
     drawing = bars([Series(w.label, w.index, p) for w, p in speed.values()], "speed-up", "speed-up of a request")
     headers = ["recipe", "begins with", "target", *(f"{name}, ×" for name, _ in _RATIOS.values())]
     return Figure("variants", title, caption, [drawing], Table(headers, rows))
+
+
+def _beside(facts: Facts, origin: Contender, target: str) -> str:
+    """The target on which a recipe's origin was profiled: the same, or where it does not run there its own."""
+    mine = facts.repeats.filter(facts.repeats["label"] == origin.label)["target"]
+    return target if target in set(mine.to_list()) else facts.target_of(origin)
 
 
 def _samples(facts: Facts, who: Contender, target: str, metric: str) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
@@ -72,10 +82,12 @@ def _samples(facts: Facts, who: Contender, target: str, metric: str) -> "np.ndar
     return (mine if exact.is_empty() else exact)["value"].to_numpy()
 
 
-def _ratio(facts: Facts, who: Contender, origin: Contender, target: str, metric: str, *, turned: bool) -> Ratio | None:
+def _ratio(
+    facts: Facts, who: tuple[Contender, str], origin: tuple[Contender, str], metric: str, *, turned: bool
+) -> Ratio | None:
     import numpy as np
 
-    own, other = (_samples(facts, c, target, metric) for c in (who, origin))
+    own, other = (_samples(facts, *place, metric) for place in (who, origin))
     if not len(own) or not len(other) or not np.median(own) or not np.median(other):
         return None
     generator = np.random.default_rng(0)

@@ -97,10 +97,34 @@ def test_a_recipe_that_runs_elsewhere_is_compared_by_its_own_target(store: Store
         "dpo": "cpu-fp32",
         "ppo": "cpu-bf16",
     }
+    assert ("ppo", "base", "cpu-bf16") in _rows(facts)
     ppo = next(c for c in facts.contenders if c.label == "ppo")
     assert estimate(facts, ppo, "gold", "gold_reward") is not None
     assert estimate(facts.on_target("cpu-fp32"), ppo, "gold", "gold_reward") is None
     assert "of ppo on cpu-bf16" in recipe_table(facts)
+
+
+def test_an_export_is_held_against_what_it_was_made_from_where_that_runs(store: Store, tmp_path: Path) -> None:
+    gone = [*_of(store, "base", "cpu-bf16"), *_of(store, "dpo", "cpu-bf16"), *_of(store, "ppo", "cpu-fp32")]
+    moved: Change = lambda f: f.filter(~pl.col("measurement").is_in(gone))  # noqa: E731  # a change is a function
+    changes = {"sweep_events": _suite(targets=TARGETS), "measurement_links": moved, "profile_samples": moved}
+    rows = _rows(read_facts(derive(store, tmp_path / "results", changes), SWEEP))
+    assert set(rows) == {("dpo", "base", "cpu-fp32"), ("ppo", "base on cpu-fp32", "cpu-bf16")}
+    assert _ratio(rows["ppo", "base on cpu-fp32", "cpu-bf16"]["speed-up of a request, ×"])[0] == pytest.approx(
+        2, rel=0.1
+    )
+
+
+def test_another_sweeps_profiles_stay_out(store: Store, tmp_path: Path) -> None:
+    def other(frame: pl.DataFrame) -> pl.DataFrame:
+        mine = (pl.col("sweep") == SWEEP) & (pl.col("target") == "cpu-bf16")
+        return frame.with_columns(
+            pl.when(mine).then(pl.lit("another-0")).otherwise(pl.col("sweep")).alias("sweep"),
+            pl.when(mine).then(pl.lit("theirs")).otherwise(pl.col("target")).alias("target"),
+        )
+
+    facts = read_facts(derive(store, tmp_path / "results", {"measurement_links": other}), SWEEP)
+    assert set(facts.profiles["target"]) == set(facts.repeats["target"]) == {"cpu-fp32"}
 
 
 def test_what_this_machine_lacks_is_said(store: Store, tmp_path: Path) -> None:
