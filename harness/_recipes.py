@@ -55,6 +55,15 @@ class Step:
         # What decides it must not be searched; where it is, that is said, and all of torch is as good a guess as any.
         return TORCH_BACKENDS if method.fixed & self.spaces.keys() else method.runs_on(self.settings)
 
+    def imports(self) -> dict[str, str]:
+        """Module that some trial of the step imports and that may be missing → the extra it is in."""
+        method = find_method(self.method)
+        found = dict(method.imports(self.settings)) if not method.fixed & self.spaces.keys() else {}
+        for setting in self.spaces:
+            for value in self.choices(setting):
+                found |= method.imports({**self.settings, setting: value})
+        return found
+
     @property
     def deploys(self) -> bool:
         """Whether no step may follow it."""

@@ -38,13 +38,17 @@ _LOW_DISK_GB = 10
 _EXTRAS: tuple[tuple[str, str, str], ...] = (
     ("torch-tensorrt", "torch_tensorrt", "TensorRT on NVIDIA GPUs: pip install 'posttrain-harness[tensorrt]'"),
     ("flash-attn", "flash_attn", "flash attention on NVIDIA GPUs: pip install flash-attn --no-build-isolation"),
-    ("onnxruntime", "onnxruntime", "exported models on ONNX Runtime: pip install onnxruntime"),
-    ("openvino", "openvino", "exported models on OpenVINO: pip install openvino"),
-    ("llama-cpp-python", "llama_cpp", "exported models on llama.cpp: pip install llama-cpp-python"),
+    ("onnxruntime", "onnxruntime", "exported models on ONNX Runtime: pip install 'posttrain-harness[export]'"),
+    ("openvino", "openvino", "exported models on OpenVINO: pip install 'posttrain-harness[export]'"),
+    ("llama-cpp-python", "llama_cpp", "exported models on llama.cpp: pip install 'posttrain-harness[llamacpp]'"),
     ("nvidia-ml-py", "pynvml", "energy and clock of NVIDIA GPUs: pip install nvidia-ml-py"),
-    ("bitsandbytes", "bitsandbytes", "4-bit (NF4) training and inference: pip install bitsandbytes"),
-    ("torchao", "torchao", "int8 and int4 quantisation, quantisation-aware training: pip install torchao"),
-    ("llmcompressor", "llmcompressor", "GPTQ, SparseGPT and Wanda compression: pip install llmcompressor"),
+    ("bitsandbytes", "bitsandbytes", "paged optimizers on NVIDIA GPUs: pip install bitsandbytes"),
+    ("torchao", "torchao", "quantize, qat, the 8-bit optimizer: pip install 'posttrain-harness[compression]'"),
+    (
+        "llmcompressor",
+        "llmcompressor",
+        "GPTQ, SmoothQuant, Wanda, SparseGPT: pip install 'posttrain-harness[compression]'",
+    ),
 )
 """Distribution, module, what it would enable."""
 
@@ -128,7 +132,7 @@ def _gpu() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("hardware", "gpu", "missing", "torch sees no CUDA device", "CUDA targets, AWQ, FP8, TensorRT")
+        return Finding("hardware", "gpu", "missing", "torch sees no CUDA device", "CUDA targets, fp8, TensorRT")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("hardware", "gpu", "ok", ", ".join(names))
 

@@ -159,6 +159,11 @@ class Method(ABC, Generic[P]):
         """The backends of targets that run the policy it leaves."""
         return TORCH_BACKENDS
 
+    @classmethod
+    def imports(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
+        """Module that it imports with these settings and that may be missing → the extra of this package it is in."""
+        return {}
+
     @abstractmethod
     def run(self, inputs: Inputs, params: P, context: Context) -> Trained:
         """Train, with every random choice drawn from `context.seed`."""

@@ -1,5 +1,6 @@
 """From a suite to a plan: every check that can be made before anything runs, and what the sweep will cost."""
 
+import importlib.util
 import shutil
 import statistics
 from collections.abc import Callable, Iterable, Mapping
@@ -164,6 +165,7 @@ def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
             yield f"{where}: dataset {name!r}: {problem}"
     if suite.measure.gold is not None and (p := dataset_problem(suite.measure.gold.dataset, source)):
         yield f"{where}: measure.gold.dataset: {p}"
+    yield from _import_problems(suite, where)
     yield from _quality_problems(suite, where)
     if suite.measure.tasks:
         from harness.measure.tasks import task_problem
@@ -171,6 +173,15 @@ def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
         for name, settings in suite.measure.tasks.items():
             if problem := task_problem(source, name, settings):
                 yield f"{where}: measure.tasks.{name}: {problem}"
+
+
+def _import_problems(suite: Suite, where: str) -> Iterable[str]:
+    for recipe in suite.recipe_order():
+        for step in (s for s in suite.steps(recipe) if s.recipe == recipe):
+            for module, extra in step.imports().items():
+                if importlib.util.find_spec(module) is None:
+                    need = f"needs {module}: pip install 'posttrain-harness[{extra}]'"
+                    yield f"{where}: recipes.{recipe}: {step.method} {need}"
 
 
 def _quality_problems(suite: Suite, where: str) -> Iterable[str]:

@@ -18,6 +18,12 @@ __all__ = ["Export", "ExportParams"]
 
 _RUNS_ON: Mapping[str, str] = {"onnx": "onnxruntime", "openvino": "openvino", "gguf": "llamacpp"}
 
+_MODULES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "gguf": (),
+}
+
 _WEIGHTS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("float32", "int8"),
     "openvino": ("float32", "float16", "int8"),
@@ -70,6 +76,11 @@ class Export(Method[ExportParams]):
     dataset_kind = None
     fixed = frozenset({"format"})
     libraries = ("gguf", "onnx", "onnxscript", "onnxruntime", "openvino")
+
+    @classmethod
+    def imports(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
+        """The exporter and the runtime of the format; a GGUF file can be written without llama.cpp."""
+        return dict.fromkeys(_MODULES[str(settings["format"])], "export")
 
     @classmethod
     def deploys(cls, settings: Mapping[str, object]) -> bool:

@@ -1,5 +1,6 @@
 """Pruning of single weights, unstructured or two of every four: the same model with zeros in its matrices."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
@@ -73,6 +74,11 @@ class PruneWeights(Method[PruneWeightsParams]):
     dataset_kind = "instructions"
     compresses = True
     libraries = ("llmcompressor",)
+
+    @classmethod
+    def imports(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
+        """llmcompressor, but for magnitudes."""
+        return {} if settings.get("criterion") == "magnitude" else {"llmcompressor": "compression"}
 
     def run(self, inputs: Inputs, params: PruneWeightsParams, context: Context) -> Trained:
         """Prune the policy in place.

@@ -66,6 +66,11 @@ class QAT(Method[QATParams]):
     libraries = ("torchao", "compressed-tensors")
 
     @classmethod
+    def imports(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
+        """What rounds, and what packs."""
+        return dict.fromkeys(("torchao", "compressed_tensors"), "compression")
+
+    @classmethod
     def deploys(cls, settings: Mapping[str, object]) -> bool:
         """True: no gradient reaches weights that are integers."""
         return True

@@ -132,6 +132,14 @@ class Quantize(Method[QuantizeParams]):
     libraries = ("torchao", "llmcompressor", "compressed-tensors")
 
     @classmethod
+    def imports(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
+        """What rounds, what packs, and for the calibrated schemes llmcompressor."""
+        calibrated = settings.get("scheme") in {name for name, kind in _KINDS.items() if kind.calibrated}
+        return dict.fromkeys(
+            ("torchao", "compressed_tensors", *(["llmcompressor"] if calibrated else [])), "compression"
+        )
+
+    @classmethod
     def deploys(cls, settings: Mapping[str, object]) -> bool:
         """True: no gradient reaches weights that are integers."""
         return True

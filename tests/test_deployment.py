@@ -1,5 +1,6 @@
 """Steps whose result is for running only: what may follow them, and on which targets their recipes are measured."""
 
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from harness import _available
+from harness import _available, plan
 from harness._available import PartialSuite, missing_targets
 from harness.data import DataSource
 from harness.errors import UserError
@@ -184,6 +185,27 @@ def test_the_versions_that_decide_a_result_are_in_its_key(tmp_path: Path, monkey
     monkeypatch.setattr(Pack, "libraries", ("posttrain-harness",))
     plain, packed, torch, ort = (a == b for a, b in zip(before, keys(), strict=True))
     assert (plain, packed, torch, ort) == (True, False, True, True)
-    monkeypatch.setattr("harness.resolve.versions", lambda names: {name: "another" for name in names})
+    monkeypatch.setattr("harness.resolve.versions", lambda names: dict.fromkeys(names, "another"))
     plain, packed, torch, ort = (a == b for a, b in zip(before, keys(), strict=True))
     assert (plain, torch, ort) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("steps", "absent", "words"),
+    [
+        ("[quantize: {scheme: gptq_w4}]", "llmcompressor", "quantize needs llmcompressor"),
+        ("[quantize: {scheme: {values: [int8_dynamic, gptq_w4]}}]", "llmcompressor", "quantize needs llmcompressor"),
+        ("[quantize: {scheme: int8_dynamic}]", "llmcompressor", None),
+        ("[qat: {}]", "torchao", "qat needs torchao"),
+        ("[prune_weights: {criterion: magnitude}]", "llmcompressor", None),
+        ("[export: {format: onnx}]", "onnxscript", "export needs onnxscript: pip install 'posttrain-harness[export]'"),
+    ],
+)
+def test_a_missing_library_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: str, absent: str, words: str | None
+) -> None:
+    suite = _suite(tmp_path, f"a: {steps}\nort: [PACK: {{runtime: onnxruntime}}]")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else found(name))
+    said = "\n".join(plan._import_problems(suite, "s.yaml"))
+    assert said == "" if words is None else f"s.yaml: recipes.a: {words}" in said
