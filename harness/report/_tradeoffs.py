@@ -71,6 +71,9 @@ def front_sentences(facts: Facts) -> list[str]:
     found = None if facts.repeats.is_empty() else _front(facts)
     if found is None or len(found.variants) < _FEWEST or not found.members:
         return []
+    if len({float(v.costs["e2e_ms"][0]) for v in found.variants}) < _FEWEST:
+        # All share one profile: there is nothing to trade quality for.
+        return []
     passing = sum(v.ratio[0] >= found.gate for v in found.variants)
     own = sorted((v for v in found.variants if v.name in found.members), key=lambda v: -found.shares[v.name])
     parts = [f"{v.name} ({_gain(v)}on it in {found.shares[v.name]:.0%} of resamples)" for v in own[:_SHOWN]]

@@ -33,6 +33,7 @@ def variants(facts: Facts) -> Figure | Html:
         return empty(title, facts.why_none("profile", "been profiled"))
     targets = list(dict.fromkeys(facts.repeats["target"].to_list()))
     rows: list[list[object]] = []
+    shared = False
     speed: dict[str, tuple[Contender, list[Point]]] = {}
     for who in facts.recipes():
         origin = facts.origin_of(who)
@@ -41,6 +42,9 @@ def variants(facts: Facts) -> Figure | Html:
         for target in targets:
             beside = _beside(facts, origin, target)
             pair = (who, target), (origin, beside)
+            if _one_profile(facts, *pair):
+                shared = True
+                continue
             found = {m: _ratio(facts, *pair, m, turned=t) for m, (_, t) in _RATIOS.items()}
             if all(r is None for r in found.values()):
                 continue
@@ -51,13 +55,15 @@ def variants(facts: Facts) -> Figure | Html:
                 point = Point(target, ratio[0], lines, spread_y=ratio[1:])
                 speed.setdefault(who.label, (who, []))[1].append(point)
     if not rows:
-        return empty(title, "No recipe and the one it begins with were both profiled on one target so far.")
+        alike = "No step changed the model's shape: each recipe shares its profiles with the one it begins with."
+        none = "No recipe and the one it begins with were both profiled on one target so far."
+        return empty(title, alike if shared else none)
     caption = (
         "Ratios of medians over the repeats, with 95 % bootstrap intervals: a speed-up above 1 is faster, a weight "
         "or memory ratio below 1 is smaller. Both models were profiled on the same machine in this sweep, on the same "
         "target (an exported model against the other where that one is compared), one after another, so what changed "
-        "between the two runs is in the ratio and not in the interval. A step that only trains changes no shape, so "
-        "both share one profile and the ratio is 1."
+        "between the two runs is in the ratio and not in the interval. A step that only trains changes no shape "
+        "and is left out: both models share one profile."
     )
     drawing = bars([Series(w.label, w.index, p) for w, p in speed.values()], "speed-up", "speed-up of a request")
     headers = ["recipe", "begins with", "target", *(f"{name}, ×" for name, _ in _RATIOS.values())]
@@ -80,6 +86,12 @@ def _samples(facts: Facts, who: Contender, target: str, metric: str) -> "np.ndar
     setting = facts.first_batch()
     exact = mine.filter(pl.col("setting") == setting)
     return (mine if exact.is_empty() else exact)["value"].to_numpy()
+
+
+def _one_profile(facts: Facts, who: tuple[Contender, str], origin: tuple[Contender, str]) -> bool:
+    """Whether both are one measurement: no two would repeat each other to the last bit."""
+    own, other = (_samples(facts, *place, "e2e_ms") for place in (who, origin))
+    return len(own) > 0 and own.tolist() == other.tolist()
 
 
 def _ratio(

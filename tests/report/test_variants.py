@@ -115,6 +115,17 @@ def test_an_export_is_held_against_what_it_was_made_from_where_that_runs(store: 
     )
 
 
+def test_a_step_that_shares_its_profile_gave_nothing(store: Store, tmp_path: Path) -> None:
+    shared = {m: _of(store, "base", t) for t in ("cpu-fp32", "cpu-bf16") for m in _of(store, "dpo", t)}
+    profiled = store.query("SELECT DISTINCT measurement FROM raw.profile_samples")["measurement"].to_list()
+    names = {own: next(m for m in base if m in profiled) for own, base in shared.items() if own in profiled}
+    renamed: Change = lambda f: f.with_columns(pl.col("measurement").replace(names))  # noqa: E731  # a change is a function
+    gone: Change = lambda f: f.filter(~pl.col("measurement").is_in(list(names)))  # noqa: E731  # the same
+    changes = {"measurement_links": renamed, "profile_samples": gone, "measurements": gone}
+    rows = _rows(read_facts(derive(store, tmp_path / "results", changes), SWEEP))
+    assert {r[0] for r in rows} == {"ppo"}
+
+
 def test_another_sweeps_profiles_stay_out(store: Store, tmp_path: Path) -> None:
     def other(frame: pl.DataFrame) -> pl.DataFrame:
         mine = (pl.col("sweep") == SWEEP) & (pl.col("target") == "cpu-bf16")
