@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from harness.method import Context, Inputs, Method, Trained, tunable
-from methods._head import use_completion_head
 from methods._quant_format import Grid, Matrix, check_groups, linear_names
 from methods._quant_round import nearest, prepare_training, unprepare
 from methods._quant_verify import Before, Witness, finish_quantised, need_libraries
-from methods._rows import instruction_rows, training_order
-from methods._trl import TrainingParams, finish, need_dataset, rows_wanted, train, training_arguments
+from methods._rows import instruction_rows
+from methods._sft_trainer import make_trainer
+from methods._trl import TrainingParams, finish, need_dataset, train
 from methods.quantize import grid_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer
+    from transformers import PreTrainedModel
 
 __all__ = ["QAT", "QATParams"]
 
@@ -103,7 +103,7 @@ class QAT(Method[QATParams]):
         rows = instruction_rows(dataset, policy.tokenizer, params.max_length)
         before = Before.of(policy)
         prepare_training(policy.model, names, grid)
-        trainer = _make_trainer(policy.model, policy.tokenizer, rows, params, context)
+        trainer = make_trainer(policy.model, policy.tokenizer, rows, params, params.learning_rate, context)
         with quick_attention(policy.model):
             metrics = train(trainer, context, {})
         metrics["rows_left_out"] = float(len(dataset) - len(rows))
@@ -117,35 +117,3 @@ def _convert(model: "PreTrainedModel", names: list[str], grid: Grid) -> tuple[fl
     unprepare(model, names)
     matrices = nearest(model, names, grid)
     return trained.compare(model, grid), matrices
-
-
-def _make_trainer(
-    model: "PreTrainedModel",
-    tokenizer: object,
-    rows: list[dict[str, list[int]]],
-    params: QATParams,
-    context: Context,
-) -> "Trainer":
-    import datasets
-    from trl import SFTConfig, SFTTrainer
-
-    order = training_order(len(rows), rows_wanted(params), context.seed)
-    arguments = training_arguments(
-        SFTConfig,
-        params,
-        params.learning_rate,
-        context,
-        model.device.type,
-        max_length=None,
-        packing=False,
-        # The rows carry their own labels.
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=datasets.Dataset.from_list([rows[i] for i in order]),
-        processing_class=tokenizer,
-    )
-    use_completion_head(model)
-    return trainer

@@ -1,17 +1,12 @@
 """Supervised fine-tuning: next-token loss on demonstrations, on the completion's tokens only."""
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from harness.method import Context, Inputs, Trained, tunable
 from methods._adapters import AdapterMethod, AdapterParams, finished
-from methods._head import use_completion_head
-from methods._rows import instruction_rows, training_order
-from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer
+from methods._rows import instruction_rows
+from methods._sft_trainer import make_trainer
+from methods._trl import need_dataset, train
 
 __all__ = ["SFT", "SFTParams"]
 
@@ -51,41 +46,8 @@ class SFT(AdapterMethod[SFTParams]):
         policy = inputs.load("policy")
         dataset = need_dataset(inputs, self.name)
         rows = instruction_rows(dataset, policy.tokenizer, params.max_length)
-        trainer = _make_trainer(policy.model, policy.tokenizer, rows, params, context)
+        trainer = make_trainer(policy.model, policy.tokenizer, rows, params, params.learning_rate, context)
         with quick_attention(policy.model):
             metrics = train(trainer, context, {})
         metrics["rows_left_out"] = float(len(dataset) - len(rows))
         return finished(trainer, policy.tokenizer, params, metrics, context)
-
-
-def _make_trainer(
-    model: "PreTrainedModel",
-    tokenizer: object,
-    rows: list[dict[str, list[int]]],
-    params: SFTParams,
-    context: Context,
-) -> "Trainer":
-    import datasets
-    from trl import SFTConfig, SFTTrainer
-
-    order = training_order(len(rows), rows_wanted(params), context.seed)
-    arguments = training_arguments(
-        SFTConfig,
-        params,
-        params.learning_rate,
-        context,
-        model.device.type,
-        max_length=None,
-        packing=False,
-        # The rows carry their own labels.
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=datasets.Dataset.from_list([rows[i] for i in order]),
-        processing_class=tokenizer,
-        peft_config=lora_config(params, "CAUSAL_LM"),
-    )
-    use_completion_head(model)
-    return trainer

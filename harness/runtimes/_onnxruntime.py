@@ -8,7 +8,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from harness.errors import UserError
-from harness.runtimes._protocol import CONTROLS, Cache, cache_inputs, cache_outputs
+from harness.runtimes._protocol import CONTROLS, Cache, cache_inputs, cache_outputs, layers_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,10 +35,7 @@ def load(file: Path, threads: int) -> "OnnxRuntime":
     except _ERRORS as error:
         raise UserError(f"ONNX Runtime cannot load {file}: {error}") from error
     names = [i.name for i in session.get_inputs()]
-    layers = (len(names) - len(CONTROLS)) // 2
-    if names != [*CONTROLS, *cache_inputs(layers)]:
-        raise UserError(f"{file} is no export of this harness: expected inputs {', '.join(CONTROLS)} and the cache's")
-    return OnnxRuntime(session, layers)
+    return OnnxRuntime(session, layers_of(names, file))
 
 
 class OnnxRuntime:

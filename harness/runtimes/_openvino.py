@@ -7,7 +7,7 @@ import numpy as np
 import openvino
 
 from harness.errors import UserError
-from harness.runtimes._protocol import CONTROLS, Cache, cache_inputs, cache_outputs
+from harness.runtimes._protocol import CONTROLS, Cache, cache_inputs, cache_outputs, layers_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,10 +37,7 @@ def load(file: Path, threads: int) -> "OpenvinoRuntime":
     except RuntimeError as error:
         raise UserError(f"OpenVINO cannot load {file}: {error}") from error
     names = [i.get_any_name() for i in compiled.inputs]
-    layers = (len(names) - len(CONTROLS)) // 2
-    if names != [*CONTROLS, *cache_inputs(layers)]:
-        raise UserError(f"{file} is no export of this harness: expected inputs {', '.join(CONTROLS)} and the cache's")
-    return OpenvinoRuntime(compiled, layers)
+    return OpenvinoRuntime(compiled, layers_of(names, file))
 
 
 class OpenvinoRuntime:

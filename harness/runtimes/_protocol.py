@@ -1,13 +1,16 @@
 """What a runtime does with an exported model, and the names that exporter and runtime agree on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CONTROLS", "FILES", "Cache", "Runtime", "cache_inputs", "cache_outputs"]
+__all__ = ["CONTROLS", "FILES", "Cache", "Runtime", "cache_inputs", "cache_outputs", "layers_of"]
 
 FILES: Mapping[str, str] = {
     "onnxruntime": "model.onnx",
@@ -32,6 +35,18 @@ def cache_inputs(layers: int) -> list[str]:
 def cache_outputs(layers: int) -> list[str]:
     """Names of a graph's outputs after `logits` [B, K, vocabulary]: the past with the present behind it."""
     return [f"present.{i}.{part}" for i in range(layers) for part in ("key", "value")]
+
+
+def layers_of(inputs: Sequence[str], file: Path) -> int:
+    """How many layers a graph with these inputs has.
+
+    Raises:
+        UserError: it is no graph of `methods/export.py`.
+    """
+    layers = (len(inputs) - len(CONTROLS)) // 2
+    if list(inputs) != [*CONTROLS, *cache_inputs(layers)]:
+        raise UserError(f"{file} is no export of this harness: expected inputs {', '.join(CONTROLS)} and the cache's")
+    return layers
 
 
 class Runtime(Protocol):

@@ -11,8 +11,9 @@ from harness.errors import InfeasibleError, UserError
 from harness.method import Trained
 from harness.models import load_model, save_model
 from methods._rows import encode, instruction_rows, training_order
+from methods._sft_trainer import make_trainer
 from methods._trl import finish
-from methods.sft import SFT, SFTParams, _make_trainer
+from methods.sft import SFT, SFTParams
 from tests.methods.helpers import (
     Log,
     completion_log_prob,
@@ -89,7 +90,9 @@ def test_bfloat16_really_autocasts_and_float32_does_not(tiny_model: Path, tmp_pa
 def test_the_loss_is_the_mean_over_completion_tokens_only(tiny_model: Path, tmp_path: Path) -> None:
     loaded = load_model(tiny_model)
     rows = instruction_rows(instructions(8, 1), loaded.tokenizer, 512)
-    trainer = _make_trainer(loaded.model, loaded.tokenizer, rows, SFTParams(steps=1), make_context(tmp_path, Log()))
+    trainer = make_trainer(
+        loaded.model, loaded.tokenizer, rows, SFTParams(steps=1), 2e-5, make_context(tmp_path, Log())
+    )
     plain = load_model(tiny_model).model
     scored = [completion_log_prob(loaded, plain, row["prompt"], row["completion"]) for row in instructions(2, 1)]
     loss = trainer.compute_loss(trainer.model, dict(trainer.data_collator(rows[:2])))
@@ -104,7 +107,9 @@ def test_the_completion_head_gives_the_gradient_of_the_full_logits(
 
     loaded, plain = load_model(tiny_model), load_model(tiny_model)
     rows = instruction_rows(instructions(8, 1), loaded.tokenizer, 512)
-    trainer = _make_trainer(loaded.model, loaded.tokenizer, rows, SFTParams(steps=1), make_context(tmp_path, Log()))
+    trainer = make_trainer(
+        loaded.model, loaded.tokenizer, rows, SFTParams(steps=1), 2e-5, make_context(tmp_path, Log())
+    )
     batch = trainer.data_collator(rows)
     plain.model(**batch).loss.backward()
     # 5 positions at a time: the chunked path gives the same.
@@ -142,7 +147,9 @@ def test_lora_merges_into_an_ordinary_folder(tiny_model: Path, tmp_path: Path) -
     loaded = load_model(tiny_model)
     rows = instruction_rows(instructions(100, 1), loaded.tokenizer, 512)
     params = SFTParams(steps=15, lora_rank=8, learning_rate=1e-2)
-    trainer = _make_trainer(loaded.model, loaded.tokenizer, rows, params, make_context(tmp_path, Log()))
+    trainer = make_trainer(
+        loaded.model, loaded.tokenizer, rows, params, params.learning_rate, make_context(tmp_path, Log())
+    )
     trainer.train()
     ids = torch.tensor([rows[0]["input_ids"]])
     with torch.no_grad():
