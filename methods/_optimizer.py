@@ -8,8 +8,6 @@ sgd 0. Paged variants keep their state in memory that the CUDA driver moves to t
 import importlib
 import importlib.util
 import operator
-import os
-import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -17,6 +15,7 @@ from pydantic import Field, model_validator
 
 from harness.errors import UserError
 from harness.method import Params
+from harness.targets import compiler
 
 if TYPE_CHECKING:
     import torch
@@ -82,8 +81,7 @@ def _check(name: str, offload: bool, device: str) -> None:
     if name == "adamw_8bit":
         if importlib.util.find_spec("torchao") is None:
             raise UserError("optimizer adamw_8bit is torchao's; install it with: pip install torchao")
-        compilers = (os.environ.get("CXX"), "g++", "clang++")
-        if (offload or not on_gpu) and not any(c and shutil.which(c) for c in compilers):
+        if (offload or not on_gpu) and compiler() is None:
             raise UserError(
                 "optimizer adamw_8bit compiles its step on a CPU and found no C++ compiler; install g++, or use "
                 "adafactor, which needs less memory still"

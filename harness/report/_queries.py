@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from harness.store import Store
 
-__all__ = ["BASE", "Contender", "Facts", "read_facts"]
+__all__ = ["BASE", "Contender", "Facts", "mapping", "read_facts"]
 
 BASE = "base"
 
@@ -114,7 +114,7 @@ class Facts:
         if isinstance(found, dict) and found:
             return {str(k): str(v) for k, v in found.items()}
         # An older row without objectives: what its trials reached.
-        reached = (_mapping(text) for text in self.trials["objectives"].drop_nulls())
+        reached = (mapping(text) for text in self.trials["objectives"].drop_nulls())
         return dict.fromkeys((name for one in reached for name in one), "maximize")
 
     @property
@@ -182,7 +182,8 @@ class Facts:
         return tuple(c for c in self.contenders if not c.is_base)
 
 
-def _mapping(text: object) -> dict[str, object]:
+def mapping(text: object) -> dict[str, object]:
+    """A stored JSON object, as text or parsed already; {} for anything else."""
     parsed = json.loads(text) if isinstance(text, str) else text
     return parsed if isinstance(parsed, dict) else {}
 
@@ -233,7 +234,7 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         known = ", ".join(sorted(suites["sweep"].to_list())) or "none"
         raise UserError(f"no sweep {sweep!r} in {store.results}; it knows: {known}. Run `harness sweep SUITE` first")
     event = mine.row(0, named=True)
-    settings = _mapping(event["suite_json"])
+    settings = mapping(event["suite_json"])
     trials = store.query(
         "SELECT * FROM trials WHERE sweep = $sweep ORDER BY recipe, model, phase, trial, seed", {"sweep": sweep}
     )
@@ -292,5 +293,5 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         failures=of_sweep("SELECT * FROM failures WHERE sweep = $sweep ORDER BY recorded_at"),
         environments=environments.filter(pl.col("environment").is_in(list(used))),
         fallbacks=of_sweep(_FALLBACKS),
-        plan=_mapping(event["plan_json"]),
+        plan=mapping(event["plan_json"]),
     )

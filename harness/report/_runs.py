@@ -1,13 +1,12 @@
 """The page's figures of how the results came about: training curves, and each cell's search."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.report._html import Html, Table, join, number, table, tag
 from harness.report._plot import Figure, Point, Series, Variant, empty, scatter
-from harness.report._queries import Contender, Facts
+from harness.report._queries import Contender, Facts, mapping
 
 if TYPE_CHECKING:
     import polars as pl
@@ -88,14 +87,9 @@ def training(facts: Facts) -> Figure | Html:
     return Figure("training", title, caption, variants, Table(headers, rows), "Method and metric")
 
 
-def _json(text: object) -> dict[str, object]:
-    parsed = json.loads(text) if isinstance(text, str) else text
-    return parsed if isinstance(parsed, dict) else {}
-
-
 def settings_text(settings: object) -> str:
     """A trial's searched settings in a line, `dpo.beta 0.1, …`."""
-    found = _json(settings)
+    found = mapping(settings)
     if not found:
         return "nothing searched"
     shown = {k: f"{v:.3g}" if isinstance(v, float) else str(v) for k, v in found.items()}
@@ -116,7 +110,7 @@ def _chosen(facts: Facts, who: Contender) -> int | None:
 
 
 def _value(row: Mapping[str, object], objective: str) -> float | None:
-    found = _json(row["objectives"]).get(objective)
+    found = mapping(row["objectives"]).get(objective)
     return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
@@ -128,12 +122,12 @@ def _log(values: Sequence[object]) -> bool:
 def _panels(who: Contender, rows: list[dict[str, object]], objective: str, chosen: int | None) -> Variant | None:
     """One panel a setting, side by side, sharing the objective's axis."""
     done = [(r, v) for r in rows if (v := _value(r, objective)) is not None]
-    names = sorted({k for r, _ in done for k in _json(r["settings"])})
+    names = sorted({k for r, _ in done for k in mapping(r["settings"])})
     if not done or not names:
         return None
     series, layout = [], {}
     for index, name in enumerate(names, start=1):
-        values = [_json(r["settings"]).get(name) for r, _ in done]
+        values = [mapping(r["settings"]).get(name) for r, _ in done]
         numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         width = 1 / len(names)
         suffix = "" if index == 1 else str(index)
@@ -174,7 +168,7 @@ def _panels(who: Contender, rows: list[dict[str, object]], objective: str, chose
 def search(facts: Facts) -> Figure | Html:
     """Every tuning trial: its settings and the objective it reached on the tuning half."""
     title = "The search"
-    objectives = list(facts.objectives) or sorted({k for t in facts.trials["objectives"] for k in _json(t)})
+    objectives = list(facts.objectives) or sorted({k for t in facts.trials["objectives"] for k in mapping(t)})
     variants, rows = [], []
     for who in facts.recipes():
         trials = list(_tuning(facts, who).iter_rows(named=True))
@@ -209,7 +203,7 @@ def _importance(facts: Facts, who: Contender, objective: str) -> dict[str, float
     import optuna
 
     done = [
-        (_json(r["settings"]), v)
+        (mapping(r["settings"]), v)
         for r in _tuning(facts, who).iter_rows(named=True)
         if (v := _value(r, objective)) is not None
     ]
@@ -256,7 +250,7 @@ def importances(facts: Facts) -> Html:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     objective = next(iter(facts.objectives), None) or next(
-        (k for t in facts.trials["objectives"] for k in _json(t)), None
+        (k for t in facts.trials["objectives"] for k in mapping(t)), None
     )
     if objective is None:
         return empty("Which settings mattered", "No trial has reached an objective yet.")

@@ -1,10 +1,7 @@
 """What training took: the time of a step and the memory it needed, beside the settings that trade one for the other."""
 
-import json
-from collections.abc import Mapping
-
 from harness.report._html import Html, Table, join, table, tag
-from harness.report._queries import Facts
+from harness.report._queries import Facts, mapping
 
 __all__ = ["training_cost"]
 
@@ -33,7 +30,7 @@ def training_cost(facts: Facts) -> Html | None:
     rows: list[list[object]] = []
     shown: set[str] = set()
     for row in facts.stages.iter_rows(named=True):
-        metrics, params = _mapping(row["metrics"]), _mapping(row["params"])
+        metrics, params = mapping(row["metrics"]), mapping(row["params"])
         if "step_ms" not in metrics:
             continue
         shown |= {name for name in _MEASURED if name in metrics}
@@ -51,11 +48,6 @@ def training_cost(facts: Facts) -> Html | None:
         "stage measured them while others may have run beside it."
     )
     return join(tag("h3", "What training took"), tag("p", note, class_="fine"), table(Table(headers, cells)))
-
-
-def _mapping(text: object) -> Mapping[str, object]:
-    found = json.loads(text) if isinstance(text, str) else text
-    return found if isinstance(found, dict) else {}
 
 
 def _plain(value: object) -> str:
