@@ -60,6 +60,9 @@ class Judge(Strict):
     prompts: str | None = Field(
         default=None, min_length=1, description="a dataset of kind prompts; null: the bundled prompts"
     )
+    cost_per_vote: float | None = Field(
+        default=None, gt=0, description="what one vote costs, in any currency, for budget.judge_cost; null: nothing"
+    )
 
 
 class Profile(Strict):

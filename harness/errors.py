@@ -1,6 +1,6 @@
 """The errors that carry meaning for the command line and the store."""
 
-__all__ = ["InfeasibleError", "MeasurementError", "UserError"]
+__all__ = ["InfeasibleError", "MeasurementError", "PrunedError", "UserError"]
 
 
 class UserError(Exception):
@@ -8,7 +8,25 @@ class UserError(Exception):
 
 
 class InfeasibleError(Exception):
-    """These settings cannot be run (out of memory, diverged to NaN): the trial is infeasible, nothing is broken."""
+    """These settings cannot be run (out of memory, diverged to NaN): the trial is infeasible, nothing is broken.
+
+    `step` is the training step at which it showed, where there is one.
+    """
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class PrunedError(Exception):
+    """Stopped on purpose before its end (past its deadline, hopeless at a rung): the trial is pruned.
+
+    `step` is the training step at which it was stopped, where there is one.
+    """
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class MeasurementError(Exception):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
 
-from harness.errors import InfeasibleError, UserError
+from harness.errors import PrunedError, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -110,10 +110,10 @@ class Context:
         """Call once a step.
 
         Raises:
-            InfeasibleError: the stage is past its deadline.
+            PrunedError: the stage is past its deadline.
         """
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise InfeasibleError("the stage ran past its deadline")
+            raise PrunedError("the stage ran past its deadline (budget.stage_minutes)")
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def gather_facts(
     if suite.measure.judge is not None:
         from harness.measure.judge import judge_fingerprint
 
-        judge = judge_fingerprint(source, suite.measure.judge.model_dump())
+        judge = judge_fingerprint(source, suite.measure.judge.model_dump(exclude={"cost_per_vote"}))
     tasks: dict[str, Mapping[str, Mapping[str, object]]] = {}
     for name, settings in suite.measure.tasks.items():
         say(f"reading the documents of {name}")

@@ -154,9 +154,14 @@ def _stage(facts: Facts, run: Run, step: Step, params: Params, inputs: dict[str,
         data=facts.source.name,
         seed=run.seed,
         precision=facts.precision,
-        limit_s=None if (m := facts.suite.budget.stage_minutes) is None else m * 60,
+        limit_s=_times(facts.suite.budget.stage_minutes, 60),
+        memory_mb=_times(facts.suite.budget.memory_gb, 1024),
         label=f"{run.recipe} {step.name} seed {run.seed}",
     )
+
+
+def _times(amount: float | None, factor: float) -> float | None:
+    return None if amount is None else amount * factor
 
 
 def _artifact(facts: Facts, reference: str) -> str:
@@ -216,6 +221,8 @@ def measure_specs(
             base=models.base,
             judge=models.judge,
             alone=alone,
+            limit_s=_times(suite.budget.measure_minutes, 60),
+            memory_mb=_times(suite.budget.memory_gb, 1024),
             label=f"{label} on {target.name}" if alone or len(scored) > 1 else label,
             # The next trial waits for a tuning measurement; nothing waits for a final one.
             urgency=0 if "tune" in halves else 2 if alone else 1,
@@ -257,7 +264,8 @@ def _quality_items(
             ]
     if "judge" in kinds and suite.measure.judge is not None:
         judge = models.judge or models.policy
-        settings = suite.measure.judge.model_dump()
+        # What a vote costs changes no vote.
+        settings = suite.measure.judge.model_dump(exclude={"cost_per_vote"})
         items.append(
             item("judge", "judge", numerics, settings, fingerprint=facts.judge, judge=key_of.get(judge, judge))
         )

@@ -29,7 +29,7 @@ class Past:
 
     number: int
     settings: Mapping[str, Setting]
-    state: Literal["running", "complete", "failed", "infeasible"]
+    state: Literal["running", "complete", "failed", "infeasible", "pruned"]
     values: tuple[float, ...] | None = None
     violations: Mapping[str, float] = field(default_factory=dict)
     """Constraint → amount by which it is broken; ≤ 0 is feasible."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from harness._budget import Budget, EarlyStopping
 from harness._measures import (
     Constraint,
     Direction,
@@ -42,6 +43,7 @@ __all__ = [
     "Budget",
     "Constraint",
     "Direction",
+    "EarlyStopping",
     "Gold",
     "Judge",
     "Measure",
@@ -57,18 +59,6 @@ __all__ = [
 ]
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-class Budget(Strict):
-    """What each cell may spend; every cell has the same, or the comparison would not be fair."""
-
-    trials_per_cell: int = Field(ge=1, description="trials of each cell (recipe × model)")
-    batch: int = Field(
-        default=1, ge=1, description="trials suggested together; a batch sees the results of earlier ones only"
-    )
-    stage_minutes: float | None = Field(
-        default=None, gt=0, description="a stage that runs longer makes its trial infeasible; null: no limit"
-    )
 
 
 class _ProblemsError(ValueError):
@@ -107,6 +97,9 @@ class Suite(Strict):
     )
     sampler: Literal["tpe", "gp", "random"] = Field(default="tpe", description="Optuna's sampler")
     budget: Budget = Field(description="what each cell may spend")
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="stop hopeless tuning trials early; null: none is stopped. Final runs never are"
+    )
     scorer: Literal["prefix-tree", "hf"] = Field(
         default="prefix-tree",
         description="how tasks are scored: prefix-tree computes shared context once, hf is lm-eval's own",
@@ -117,6 +110,9 @@ class Suite(Strict):
     )
     workers: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="worker processes; null: as many as cores. Decides no number, so it is free to change"
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="times a stage or measurement is run again after its worker died. Free to change, too"
     )
 
     _own: dict[str, tuple[Step, ...]] = PrivateAttr(default_factory=dict)
@@ -295,11 +291,13 @@ class Suite(Strict):
         return {f"{step.name}.{key}": space for step in own for key, space in step.spaces.items()}
 
     def identity(self) -> dict[str, object]:
-        """What decides the numbers, canonical: not the name, the question, the workers, or the order of recipes.
+        """What decides the numbers, canonical: not the name, the question, workers, retries, or the order of recipes.
 
         Settings are typed and complete, with each method's version, so that a changed default is another sweep.
         """
-        plain = self.model_dump(mode="json", exclude={"name", "question", "recipes", "objectives", "workers"})
+        plain = self.model_dump(
+            mode="json", exclude={"name", "question", "recipes", "objectives", "workers", "retries"}
+        )
         recipes = {
             recipe: {
                 "use": self._uses[recipe],

@@ -1,5 +1,6 @@
 """Describing hardware: what a suite may ask to measure on, and the machine at hand."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -10,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,6 +22,7 @@ __all__ = [
     "compiler",
     "cpu_flags",
     "fast_bf16",
+    "forget_peak",
     "machine",
     "peak_rss_mb",
     "target_problem",
@@ -60,6 +62,11 @@ class Target(BaseModel):
         description="attention implementation of transformers; an exported model brings its own: leave it out",
     )
     threads: int = Field(default=1, ge=1, description="CPU threads of torch, or of the runtime")
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={},
+        description="what else it occupies on a cluster, by the names the cluster has for its hardware; on one "
+        "machine nothing",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "Target":
@@ -223,8 +230,14 @@ def compiler() -> str | None:
     return next((path for name in (own, "g++", "clang++") if name and (path := shutil.which(name))), None)
 
 
+def forget_peak() -> None:
+    """Have `peak_rss_mb` count from now on, where the system can: a warm process remembers its earlier work's peak."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_rss_mb() -> float:
-    """The largest resident memory of this process so far, in MB.
+    """The largest resident memory of this process so far (or since `forget_peak`), in MB.
 
     From `VmHWM` where the system has it: `ru_maxrss` starts at the peak of the process that started this one (Linux
     carries it over fork and exec), so that under a large parent it would be the parent's.

@@ -149,7 +149,9 @@ def _make_callback(
             context.log(state.global_step, steps, finite)
             for name in ("loss", "grad_norm"):
                 if name in metrics and name not in finite:
-                    raise InfeasibleError(f"{name} became {metrics[name]} at step {state.global_step} of {steps}")
+                    raise InfeasibleError(
+                        f"{name} became {metrics[name]} at step {state.global_step} of {steps}", step=state.global_step
+                    )
             losses.append(metrics["loss"])
 
         def on_step_begin(self, *_args: object, **_: object) -> None:
@@ -206,7 +208,7 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
         trainer.train()
     figures = {**meter.figures(), "optimizer_state_mb": state_mb(trainer.optimizer)}
     if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters() if p.requires_grad):
-        raise InfeasibleError(f"a weight is not finite after {steps} steps")
+        raise InfeasibleError(f"a weight is not finite after {steps} steps", step=steps)
     last = losses[-max(1, steps // 10) :]
     return {
         "steps": float(trainer.state.global_step),

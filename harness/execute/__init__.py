@@ -1,6 +1,16 @@
 """Running stages and measurements in worker processes: a JSON spec in, a result out."""
 
 from harness.execute._local import LocalExecutor
-from harness.execute._spec import Executor, Item, MeasureSpec, Progress, Result, StageSpec
+from harness.execute._spec import Executor, Item, MeasureSpec, Progress, Resources, Result, StageSpec, resources_of
 
-__all__ = ["Executor", "Item", "LocalExecutor", "MeasureSpec", "Progress", "Result", "StageSpec"]
+__all__ = [
+    "Executor",
+    "Item",
+    "LocalExecutor",
+    "MeasureSpec",
+    "Progress",
+    "Resources",
+    "Result",
+    "StageSpec",
+    "resources_of",
+]

@@ -6,8 +6,9 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.data import Half
+from harness.targets import Target
 
-__all__ = ["Executor", "Item", "MeasureSpec", "Progress", "Result", "StageSpec"]
+__all__ = ["Executor", "Item", "MeasureSpec", "Progress", "Resources", "Result", "StageSpec", "resources_of"]
 
 
 class _Spec(BaseModel):
@@ -29,7 +30,8 @@ class StageSpec(_Spec):
     seed: int
     precision: Literal["float32", "bfloat16"]
     threads: int = 1
-    limit_s: float | None = None
+    limit_s: float | None = Field(default=None, description="wall seconds; past them the stage is pruned")
+    memory_mb: float | None = Field(default=None, description="resident memory; beyond it the stage is infeasible")
     label: str = ""
     urgency: int = 0
 
@@ -58,19 +60,25 @@ class MeasureSpec(_Spec):
     reward: str | None = None
     base: str
     judge: str | None = None
-    alone: bool = Field(False, description="run while no other work is under way: latency and memory")
+    alone: bool = Field(default=False, description="run while no other work is under way: latency and memory")
+    limit_s: float | None = Field(default=None, description="wall seconds; past them the measurement is pruned")
+    memory_mb: float | None = Field(default=None, description="resident memory; beyond it: infeasible")
     label: str = ""
-    urgency: int = Field(0, description="small first where work waits: what other work waits for before what ends here")
+    urgency: int = Field(
+        default=0, description="small first where work waits: what other work waits for before what ends here"
+    )
 
 
 class Result(_Spec):
     """How a spec ended: with the reason and the traceback, unless complete. Rows are in the store's shards."""
 
     key: str
-    state: Literal["complete", "failed", "infeasible", "crash"]
+    state: Literal["complete", "failed", "infeasible", "pruned", "crash"]
     seconds: float = 0.0
     message: str = ""
     traceback: str = ""
+    peak_mb: float | None = Field(default=None, description="largest resident memory of the process that ran it, MiB")
+    step: int | None = Field(default=None, description="training step at which it ended, where it did not complete")
 
 
 class Progress(_Spec):
@@ -83,11 +91,31 @@ class Progress(_Spec):
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
+class Resources(_Spec):
+    """What a spec occupies while it runs. `custom` are a cluster's own names for hardware (a target's `resources`)."""
+
+    cpus: int = 1
+    gpus: int = 0
+    gpu_if_there: bool = Field(default=False, description="one GPU where the machine has any: a stage trains on it")
+    custom: dict[str, float] = Field(default_factory=dict)
+    whole_machine: bool = Field(default=False, description="nothing else may run there meanwhile")
+
+
+def resources_of(spec: StageSpec | MeasureSpec) -> Resources:
+    """The resources of a spec: a stage trains on CPU threads, a measurement occupies what its target names."""
+    if isinstance(spec, StageSpec):
+        return Resources(cpus=spec.threads, gpu_if_there=True)
+    target = Target.model_validate(spec.target)
+    return Resources(
+        cpus=target.threads, gpus=int(target.on_gpu), custom=dict(target.resources), whole_machine=spec.alone
+    )
+
+
 class Executor(Protocol):
     """Runs specs. Local worker processes by default; a cluster engine keeps the same two methods."""
 
     async def run(self, spec: StageSpec | MeasureSpec, report: Callable[[Progress], None]) -> Result:
-        """Run one spec to its end; never raises for what the spec itself did."""
+        """Run one spec to its end; never raises for what the spec itself did. Cancelled, it leaves nothing at work."""
 
     async def close(self) -> None:
-        """Stop the workers."""
+        """Stop the workers, also those at work."""

@@ -9,20 +9,15 @@ libraries print goes to standard error, which the sweep keeps in a log file.
 import json
 import os
 import sys
-import time
-import traceback
 from pathlib import Path
-from typing import Literal, TextIO
 
 from pydantic import TypeAdapter
 
-from harness.errors import InfeasibleError
-from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
+from harness.execute._run import run_spec
+from harness.execute._spec import MeasureSpec, Progress, StageSpec
 from harness.processes import die_with_parent
 
 __all__ = ["main"]
-
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def main(arguments: list[str]) -> int:
@@ -33,11 +28,15 @@ def main(arguments: list[str]) -> int:
     # The real standard output carries progress only; a library's stray print must not corrupt it.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+
+    def report(sign: Progress) -> None:
+        print(sign.model_dump_json(), file=out, flush=True)
+
     adapter: TypeAdapter[StageSpec | MeasureSpec] = TypeAdapter(StageSpec | MeasureSpec)
     for line in sys.stdin:
         request = json.loads(line)
         spec = adapter.validate_json(Path(request["spec"]).read_bytes())
-        result = _run(spec, results, out)
+        result = run_spec(spec, results, report)
         target = Path(request["result"])
         aside = target.with_suffix(".aside")
         with aside.open("w", encoding="utf-8") as file:
@@ -47,48 +46,6 @@ def main(arguments: list[str]) -> int:
         aside.rename(target)
         print(json.dumps({"done": spec.key}), file=out, flush=True)
     return 0
-
-
-def _run(spec: StageSpec | MeasureSpec, results: Path, out: TextIO) -> Result:
-    started = time.monotonic()
-
-    def log(step: int, total: int, metrics: object, label: str = spec.label) -> None:
-        sign = Progress.model_validate(
-            {"key": spec.key, "label": label, "step": step, "total": total, "metrics": dict(metrics or {})}  # type: ignore[call-overload]  # a mapping or nothing
-        )
-        print(sign.model_dump_json(), file=out, flush=True)
-
-    try:
-        _limit_threads(spec)
-        # Imported here and not above: a worker answers at once, and pays for torch with its first spec.
-        if isinstance(spec, StageSpec):
-            from harness.execute._stage import run_stage
-
-            run_stage(spec, results, log)
-        else:
-            from harness.execute._measurement import run_measurements
-
-            run_measurements(spec, results, log)
-    except Exception as error:  # noqa: BLE001  # whatever a method raises becomes a row in `failures`, with its traceback
-        memory = isinstance(error, MemoryError) or any(w in str(error).lower() for w in _MEMORY_WORDS)
-        state: Literal["infeasible", "failed"] = (
-            "infeasible" if memory or isinstance(error, InfeasibleError) else "failed"
-        )
-        message = f"{type(error).__name__}: {error}"
-        return Result(
-            key=spec.key,
-            state=state,
-            seconds=time.monotonic() - started,
-            message=message[:2000],
-            traceback=traceback.format_exc(),
-        )
-    return Result(key=spec.key, state="complete", seconds=time.monotonic() - started)
-
-
-def _limit_threads(spec: StageSpec | MeasureSpec) -> None:
-    import torch
-
-    torch.set_num_threads(spec.threads if isinstance(spec, StageSpec) else int(spec.target["threads"]))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ def _trials(facts: Facts, who: Contender, phase: str) -> str:
     mine = facts.trials.filter((pl.col("label") == who.label) & (pl.col("phase") == phase))
     if mine.is_empty():
         return "–"
-    states = [(s, mine.filter(pl.col("state") == s).height) for s in ("complete", "running", "failed", "infeasible")]
+    states = [
+        (s, mine.filter(pl.col("state") == s).height) for s in ("complete", "running", "failed", "infeasible", "pruned")
+    ]
     return ", ".join(f"{n} {s}" for s, n in states if n)
 
 

@@ -228,10 +228,10 @@ def _cost_sentence(facts: Facts) -> list[str]:
 def _failure_sentence(facts: Facts) -> str:
     import polars as pl
 
-    bad = facts.trials.filter(pl.col("state").is_in(["failed", "infeasible"]))
+    bad = facts.trials.filter(pl.col("state").is_in(["failed", "infeasible", "pruned"]))
     if bad.is_empty():
         return "No trial failed."
-    kinds = [f"{bad.filter(pl.col('state') == s).height} {s}" for s in ("failed", "infeasible")]
+    kinds = [f"{bad.filter(pl.col('state') == s).height} {s}" for s in ("failed", "infeasible", "pruned")]
     kinds = [k for k in kinds if not k.startswith("0 ")]
     return f"{counted(bad.height, 'run')} did not finish ({' and '.join(kinds)}); the reasons are under failures."
 

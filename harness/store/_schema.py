@@ -101,7 +101,7 @@ _ALL = (
         (
             *_RUN,
             _PHASE,
-            _text("state", "state of the trial", choices=("running", "complete", "failed", "infeasible")),
+            _text("state", "state of the trial", choices=("running", "complete", "failed", "infeasible", "pruned")),
             _json("settings", 'the searched settings, flat: {"dpo.beta": 0.1}'),
             _json("objectives", 'the objectives\' values: {"gold_reward": 0.6}', nullable=True),
             _text("artifact", "key of the recipe's final policy", nullable=True),
@@ -238,11 +238,15 @@ _ALL = (
             _text("measurement", "the measurement that failed", nullable=True),
             _text(
                 "kind",
-                "failed: an error of the method; infeasible: out of memory or diverged; crash: the machinery",
-                choices=("failed", "infeasible", "crash"),
+                "failed: an error of the method; infeasible: out of memory or diverged; pruned: past its deadline or "
+                "hopeless at a rung; crash: the machinery",
+                choices=("failed", "infeasible", "pruned", "crash"),
             ),
             _text("message", "the error in a line"),
             _text("traceback", "the full traceback"),
+            _float("peak_mb", "largest resident memory of the process, MiB", nullable=True),
+            Column("step", "int", "training step at which it ended", nullable=True),
+            _text("command", "the command that runs this one stage or measurement again", nullable=True),
             _AT,
         ),
     ),

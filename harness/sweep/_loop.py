@@ -181,7 +181,8 @@ class _Sweep:
 
     def _failed_trial(self, run: Run, trial: int, phase: Half, error: FailedRunError, started: float) -> None:
         self._fail(run, trial, error)
-        state: TrialState = "infeasible" if error.result.state == "infeasible" else "failed"
+        ended = error.result.state
+        state: TrialState = ended if ended in ("infeasible", "pruned") else "failed"
         self.records.trial(run, trial, phase, state, seconds=time.monotonic() - started)
 
     def _fail(self, run: Run, trial: int, error: FailedRunError) -> None:

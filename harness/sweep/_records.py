@@ -16,7 +16,7 @@ from harness.targets import Target
 __all__ = ["Records", "SweepState", "TrialState"]
 
 SweepState = Literal["running", "complete", "failed", "interrupted"]
-TrialState = Literal["running", "complete", "failed", "infeasible"]
+TrialState = Literal["running", "complete", "failed", "infeasible", "pruned"]
 
 _RUN = ("recipe", "model", "trial", "seed")
 
@@ -115,9 +115,12 @@ class Records:
             **self._where(run, trial),
             "stage": error.stage,
             "measurement": error.measurement,
-            "kind": result.state if result.state in ("infeasible", "crash") else "failed",
+            "kind": "failed" if result.state == "complete" else result.state,
             "message": result.message,
             "traceback": result.traceback,
+            "peak_mb": result.peak_mb,
+            "step": result.step,
+            "command": error.command,
             "at": environment().now(),
         }
         self._store.append("failure_events", [row])

@@ -18,6 +18,8 @@ class FailedRunError(Exception):
     def __init__(self, result: Result, *, stage: str | None = None, measurement: str | None = None) -> None:
         super().__init__(result.message)
         self.result, self.stage, self.measurement = result, stage, measurement
+        self.command: str | None = None
+        """What runs the failed stage or measurement again, alone."""
 
     @classmethod
     def because(cls, message: str) -> Self:

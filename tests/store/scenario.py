@@ -163,6 +163,9 @@ def _run(builder: _Builder, recipe: str, trial: int, *, seed: int, phase: str) -
             kind=bad,
             message="the loss has no gradient" if bad == "failed" else "reward is NaN at step 7: diverged",
             traceback=_TRACEBACK,
+            peak_mb=1024.0,
+            step=None if bad == "failed" else 7,
+            command="harness run-stage results/failures/stage.json",
             at=builder.now(),
         )
         return

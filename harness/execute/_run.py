@@ -1,0 +1,79 @@
+"""One spec in this process: what it raises becomes a result with its reason and its traceback."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.errors import InfeasibleError, PrunedError
+from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
+from harness.targets import forget_peak, peak_rss_mb
+
+__all__ = ["run_spec"]
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+_LONGEST_MESSAGE = 2000
+
+Log = Callable[[int, int, Mapping[str, float]], None]
+
+
+def run_spec(spec: StageSpec | MeasureSpec, results: Path, report: Callable[[Progress], None]) -> Result:
+    """Run a stage or measurements here and now; never raises for what the spec itself did."""
+    started = time.monotonic()
+    last: list[int] = []
+
+    def log(step: int, total: int, metrics: Mapping[str, float]) -> None:
+        last[:] = [step]
+        # JSON has no NaN; what diverged is in the training curve and in the result.
+        finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
+        report(Progress(key=spec.key, label=spec.label, step=step, total=total, metrics=finite))
+
+    forget_peak()
+    try:
+        _work(spec, results, log)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a method raises becomes a row in `failures`, with its traceback
+        return _ended(spec, error, time.monotonic() - started, last[0] if last else None)
+    return Result(key=spec.key, state="complete", seconds=time.monotonic() - started, peak_mb=peak_rss_mb())
+
+
+def _work(spec: StageSpec | MeasureSpec, results: Path, log: Log) -> None:
+    import torch
+
+    # Imported here and not above: a worker answers at once, and pays for torch with its first spec.
+    if isinstance(spec, StageSpec):
+        from harness.execute._stage import run_stage
+
+        torch.set_num_threads(spec.threads)
+        run_stage(spec, results, log)
+    else:
+        from harness.execute._measurement import run_measurements
+
+        torch.set_num_threads(int(spec.target["threads"]))
+        run_measurements(spec, results, log)
+
+
+def _ended(spec: StageSpec | MeasureSpec, error: BaseException, seconds: float, step: int | None) -> Result:
+    peak = peak_rss_mb()
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, SystemExit):
+        message = f"SystemExit: the process was told to exit with {error.code!r}"
+    state = "failed"
+    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY_WORDS):
+        state, message = "infeasible", f"out of memory, at a peak of {peak:.0f} MiB resident: {message}"
+    elif isinstance(error, InfeasibleError):
+        state = "infeasible"
+    elif isinstance(error, PrunedError):
+        state = "pruned"
+    named = error.step if isinstance(error, InfeasibleError | PrunedError) else None
+    return Result.model_validate(
+        {
+            "key": spec.key,
+            "state": state,
+            "seconds": seconds,
+            "message": message[:_LONGEST_MESSAGE],
+            "traceback": "".join(traceback.format_exception(error)),
+            "peak_mb": peak,
+            "step": step if named is None else named,
+        }
+    )
