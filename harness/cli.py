@@ -55,6 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--dry-run", action="store_true", help="only plan")
     sweep.add_argument("--workers", type=int, help="worker processes (default: as many as cores)")
     sweep.add_argument("--reports", type=Path, default=Path("reports"), help="where the report goes (default: reports)")
+    alone = command("run-stage", "Run one stage or measurement that failed again, alone, in this process.")
+    alone.add_argument(
+        "spec", metavar="KEY|FILE", help='its key (`harness sql "SELECT command FROM failures"`) or JSON'
+    )
+    places(alone)
     status = command("status", "Show the sweeps of this results folder and how far they are.")
     places(status)
     report = command("report", "Write the report of a sweep.")
@@ -185,15 +190,26 @@ def _command_sweep(options: argparse.Namespace) -> int:
     page = write_report(store, plan.sweep, options.reports)
     print(answer(store, plan.sweep))
     print(f"\nReport: {page}")
+    for missing in outcome.not_done:
+        print(f"harness: not done: {missing}", file=sys.stderr)
     if outcome.computed == 0:
         print("Nothing was left to compute.")
     for failure in outcome.failures:
         print(f"harness: failed: {failure}", file=sys.stderr)
     if outcome.failures:
-        where = f"harness sql \"SELECT recipe, trial, seed, traceback FROM failures WHERE sweep = '{plan.sweep}'\""
-        print(f"harness: the tracebacks: {where}", file=sys.stderr)
+        where = (
+            f"harness sql \"SELECT recipe, trial, seed, command, traceback FROM failures WHERE sweep = '{plan.sweep}'\""
+        )
+        print(f"harness: tracebacks, and the command that runs each alone: {where}", file=sys.stderr)
+        print(f"harness: to run them again and go on: harness retry {options.suite}", file=sys.stderr)
         return _FAILED
     return _DONE
+
+
+def _command_run_stage(options: argparse.Namespace) -> int:
+    from harness.alone import run_alone
+
+    return _DONE if run_alone(options.spec, options.results) else _FAILED
 
 
 def _command_status(options: argparse.Namespace) -> int:
@@ -257,6 +273,7 @@ def _command_schema(options: argparse.Namespace) -> int:
 _COMMANDS = {
     "plan": _command_plan,
     "sweep": _command_sweep,
+    "run-stage": _command_run_stage,
     "status": _command_status,
     "report": _command_report,
     "sql": _command_sql,

@@ -63,6 +63,18 @@ class Folders:
             shutil.rmtree(aside, ignore_errors=True)
         return done
 
+    def keep_spec(self, key: str, spec: str) -> None:
+        """Keep the JSON of a stage or measurement that failed, so that it can be run again alone."""
+        folder = self.results / "failed"
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{key}.{os.getpid()}"
+        aside.write_text(spec, encoding="utf-8")
+        aside.rename(folder / f"{key}.json")
+
+    def kept_spec(self, key: str) -> Path:
+        """The file of `keep_spec`."""
+        return self.results / "failed" / f"{key}.json"
+
     def sweep_out(self) -> None:
         """Remove what killed workers left half-written. Call only while no worker runs."""
         for stale in self.artifacts.glob(".*.*"):

@@ -154,6 +154,10 @@ class Suite(Strict):
                 yield Problem(("targets", index, "name"), wrong)
         yield from self._target_problems(names)
         yield from self._judge_problems()
+        judge = self.measure.judge
+        if self.budget.judge_cost is not None and (judge is None or judge.cost_per_vote is None):
+            wrong = "no vote has a price; set measure.judge.cost_per_vote in the same unit"
+            yield Problem(("budget", "judge_cost"), wrong)
         # An unread recipe has no steps; what is wrong with it is said once.
         rewarded = {r: any(find_method(s.method).produces == "reward" for s in self._chain(r)) for r in self._own}
         for key, given in (("objectives", self.objectives), ("constraints", self.constraints)):

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "cli": 6,
     "show": 6,
+    "alone": 5,
     "running": 5,
     "sweep": 5,
     "progress": 5,
@@ -19,6 +20,7 @@ FLOORS = {
     "history": 4,
     "objectives": 4,
     "resolve": 4,
+    "spending": 4,
     "search": 4,
     "execute": 4,
     "measure": 3,

@@ -1,6 +1,7 @@
 """Running stages and measurements in worker processes: a JSON spec in, a result out."""
 
 from harness.execute._local import LocalExecutor
+from harness.execute._run import run_spec
 from harness.execute._spec import Executor, Item, MeasureSpec, Progress, Resources, Result, StageSpec, resources_of
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "Result",
     "StageSpec",
     "resources_of",
+    "run_spec",
 ]

@@ -246,6 +246,7 @@ _ALL = (
             _text("traceback", "the full traceback"),
             _float("peak_mb", "largest resident memory of the process, MiB", nullable=True),
             Column("step", "int", "training step at which it ended", nullable=True),
+            _float("seconds", "how long the failed stage or measurement ran, s", nullable=True),
             _text("command", "the command that runs this one stage or measurement again", nullable=True),
             _AT,
         ),

@@ -6,7 +6,7 @@ Everything a sweep knows is in the store and the artifacts: what is there alread
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.data import Half
@@ -19,6 +19,7 @@ from harness.plan import Plan
 from harness.progress import Display
 from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, measure_specs
 from harness.search import Past, best_trial
+from harness.spending import bound_reached, spent_by_trials
 from harness.store import Store
 from harness.sweep._graders import Graders
 from harness.sweep._records import Records, SweepState, TrialState
@@ -35,8 +36,11 @@ class Outcome:
 
     sweep: str
     failures: list[str]
+    """Runs without a result that the comparison needs, with the reason, also those of earlier times; each a line."""
     computed: int
     """Stages and measurements that were computed now, not found."""
+    not_done: list[str] = field(default_factory=list)
+    """Trials that a bound of the budget left out, a line for each cell."""
 
 
 async def run_sweep(plan: Plan, results: Path, executor: Executor, display: Display) -> Outcome:
@@ -52,11 +56,13 @@ async def run_sweep(plan: Plan, results: Path, executor: Executor, display: Disp
     state: SweepState = "interrupted"
     try:
         await sweep.run()
+        store.ingest()
+        sweep.failures += records.failures()
         state = "failed" if sweep.failures else "complete"
     finally:
-        records.sweep(state)
+        records.sweep(state, sweep.not_done)
         store.ingest()
-    return Outcome(plan.sweep, sweep.failures, work.computed)
+    return Outcome(plan.sweep, sweep.failures, work.computed, sweep.not_done)
 
 
 class _Sweep:
@@ -64,6 +70,7 @@ class _Sweep:
         self.plan, self.facts, self.suite = plan, plan.facts, plan.suite
         self.store, self.records, self.work, self.display = store, records, work, display
         self.failures: list[str] = []
+        self.not_done: list[str] = []
         loop = asyncio.get_running_loop()
         self._chosen: dict[tuple[str, str], asyncio.Future[tuple[int, Settings] | None]] = {
             (cell.recipe, cell.model): loop.create_future() for cell in plan.cells
@@ -103,6 +110,7 @@ class _Sweep:
 
     def _give_up(self, recipe: str, model: str, reason: str) -> None:
         self._fail(Run(recipe, model, self.suite.seeds[0], {}), 0, FailedRunError.because(reason))
+        self.failures.append(f"{recipe} on {model}: {reason}")
         self._chosen[recipe, model].set_result(None)
 
     async def _tune(self, recipe: str, model: str, before: Mapping[str, Settings]) -> Past | None:
@@ -111,11 +119,24 @@ class _Sweep:
             past = history(self.store, self.suite, self.plan.sweep, recipe, model)
             self.display.cell(recipe, model, len(past), self.suite.budget.trials_per_cell)
             batch = next_batch(self.facts, self.plan.sweep, recipe, model, past)
-            if not batch:
+            if not batch or self._bound(recipe, model, min(batch)):
                 return best_trial(past, list(self.suite.objectives.values()))
             async with asyncio.TaskGroup() as group:
                 for number, settings in batch.items():
                     group.create_task(self._trial(Run(recipe, model, seed, {**before, recipe: settings}), number))
+
+    def _bound(self, recipe: str, model: str, number: int) -> bool:
+        """Whether the trials before the batch of this one have reached a bound of the cell's budget."""
+        budget = self.suite.budget
+        start = number - number % budget.batch
+        spent = spent_by_trials(self.store, self.suite, self.plan.sweep, recipe, model, start)
+        reached = bound_reached(budget, spent)
+        if reached is None:
+            return False
+        missing = budget.trials_per_cell - start
+        self.not_done.append(f"{recipe} on {model}: {missing} of {budget.trials_per_cell} trials not run: {reached}")
+        self.display.note(self.not_done[-1])
+        return True
 
     async def _trial(self, run: Run, trial: int) -> None:
         suite, started = self.suite, time.monotonic()
@@ -139,6 +160,9 @@ class _Sweep:
         self.store.ingest()
 
     async def _final(self, run: Run, trial: int) -> None:
+        if (kept := self.records.without_result(run, trial)) is not None:
+            self.display.note(f"{run.recipe} seed {run.seed}: {kept} earlier and not run again (harness retry runs it)")
+            return
         started = time.monotonic()
         specs = chain(self.facts, run)
         models = chain_ends(self.facts, run, specs)
@@ -187,11 +211,8 @@ class _Sweep:
 
     def _fail(self, run: Run, trial: int, error: FailedRunError) -> None:
         self.records.failure(run, trial, error)
-        state, message = error.result.state, error.result.message
         what = f"{run.recipe} trial {trial} seed {run.seed}"
-        if state != "infeasible":
-            self.failures.append(f"{what}: {message}")
-        self.display.note(f"{what}: {state}: {message}")
+        self.display.note(f"{what}: {error.result.state}: {error.result.message}")
 
 
 def _short(settings: Settings) -> str:

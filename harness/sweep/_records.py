@@ -18,6 +18,7 @@ __all__ = ["Records", "SweepState", "TrialState"]
 SweepState = Literal["running", "complete", "failed", "interrupted"]
 TrialState = Literal["running", "complete", "failed", "infeasible", "pruned"]
 
+_WITHOUT_RESULT = "state IN ('failed', 'infeasible', 'pruned')"
 _RUN = ("recipe", "model", "trial", "seed")
 
 
@@ -35,13 +36,20 @@ class Records:
         self._complete = set(
             store.query(f"SELECT {run}, artifact FROM trials {mine} AND phase = 'final' AND state = 'complete'").rows()
         )
+        self._ended: dict[tuple[object, ...], str] = {
+            tuple(row[:-1]): row[-1]
+            for row in store.query(
+                f"SELECT {run}, state FROM trials {mine} AND phase = 'final' AND {_WITHOUT_RESULT}"
+            ).rows()
+        }
+        self._told = set(store.query(f"SELECT {run}, stage, measurement, message FROM failures {mine}").rows())
         self._linked: set[tuple[object, ...]] = {
             *store.query(f"SELECT {run}, stage FROM raw.stage_links {mine}").rows(),
             *store.query(f"SELECT {run}, phase, target, measurement FROM raw.measurement_links {mine}").rows(),
         }
 
-    def sweep(self, state: SweepState) -> None:
-        """The sweep has begun or ended."""
+    def sweep(self, state: SweepState, not_done: Sequence[str] = ()) -> None:
+        """The sweep has begun or ended; `not_done` is what a bound of the budget left out."""
         env, suite = environment(), self._plan.suite
         event = {
             "sweep": self._plan.sweep,
@@ -50,7 +58,7 @@ class Records:
             "state": state,
             "yaml": suite.text,
             "suite_json": json.dumps(suite.model_dump(mode="json")),
-            "plan_json": json.dumps(self._plan.to_json()),
+            "plan_json": json.dumps({**self._plan.to_json(), "not_done": list(not_done)}),
             "data": self._plan.facts.source.label(),
             "environment": env.key,
             "at": env.now(),
@@ -60,6 +68,25 @@ class Records:
     def is_complete(self, run: Run, trial: int, artifact: str) -> bool:
         """Whether the final run with this model was complete when the sweep began."""
         return (run.recipe, run.model, trial, run.seed, artifact) in self._complete
+
+    def without_result(self, run: Run, trial: int) -> str | None:
+        """The state in which the final run had ended when the sweep began, where that was not complete."""
+        return self._ended.get((run.recipe, run.model, trial, run.seed))
+
+    def failures(self) -> list[str]:
+        """The runs of this sweep that leave a hole in its comparison, with the latest reason, a line each.
+
+        A final run without a result does, and any run that failed. A tuning trial that was infeasible or pruned does
+        not: its search has learned from it. Ingest before.
+        """
+        rows = self._store.query(
+            "SELECT t.recipe, t.trial, t.seed, t.phase, t.state, arg_max(f.message, f.at) FROM trials t "
+            "LEFT JOIN failures f USING (sweep, recipe, model, trial, seed) "
+            f"WHERE t.sweep = ? AND t.{_WITHOUT_RESULT} AND (t.phase = 'final' OR t.state = 'failed') "
+            "GROUP BY ALL ORDER BY ALL",
+            [self._plan.sweep],
+        ).rows()
+        return [f"{r} trial {n} seed {s} ({phase}): {state}: {why}" for r, n, s, phase, state, why in rows]
 
     def trial(
         self,
@@ -111,6 +138,10 @@ class Records:
     def failure(self, run: Run, trial: int, error: FailedRunError) -> None:
         """The run has ended without a result."""
         result = error.result
+        known = (run.recipe, run.model, trial, run.seed, error.stage, error.measurement, result.message)
+        # What could not be run for the same reason the last time is one failure, however often the sweep is resumed.
+        if error.stage is None and error.measurement is None and known in self._told:
+            return
         row = {
             **self._where(run, trial),
             "stage": error.stage,
@@ -120,6 +151,7 @@ class Records:
             "traceback": result.traceback,
             "peak_mb": result.peak_mb,
             "step": result.step,
+            "seconds": result.seconds,
             "command": error.command,
             "at": environment().now(),
         }

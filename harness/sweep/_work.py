@@ -1,7 +1,9 @@
 """Stages and measurements awaited by their content keys: each is computed once, whichever runs ask for it."""
 
 import asyncio
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Self
 
 from harness._shapes import folder_shape
@@ -15,10 +17,17 @@ __all__ = ["FailedRunError", "Work"]
 class FailedRunError(Exception):
     """A stage or measurement that a run needs has failed."""
 
-    def __init__(self, result: Result, *, stage: str | None = None, measurement: str | None = None) -> None:
+    def __init__(
+        self,
+        result: Result,
+        *,
+        stage: str | None = None,
+        measurement: str | None = None,
+        command: str | None = None,
+    ) -> None:
         super().__init__(result.message)
         self.result, self.stage, self.measurement = result, stage, measurement
-        self.command: str | None = None
+        self.command = command
         """What runs the failed stage or measurement again, alone."""
 
     @classmethod
@@ -80,14 +89,20 @@ class Work:
             return True
         result = await self._execute(spec)
         if result.state != "complete":
-            raise FailedRunError(result, stage=spec.key)
+            raise FailedRunError(result, stage=spec.key, command=self._keep(spec))
         return False
 
     async def _make_measurements(self, spec: MeasureSpec) -> None:
         result = await self._execute(spec)
         if result.state != "complete":
-            raise FailedRunError(result, measurement=spec.items[0].key)
+            raise FailedRunError(result, measurement=spec.items[0].key, command=self._keep(spec))
         self._measured |= {i.key for i in spec.items}
+
+    def _keep(self, spec: StageSpec | MeasureSpec) -> str:
+        self._folders.keep_spec(spec.key, spec.model_dump_json())
+        results, here = self._folders.results, Path.cwd()
+        shown = results.relative_to(here) if results.is_relative_to(here) else results
+        return f"harness run-stage {spec.key} --results {shlex.quote(str(shown))}"
 
     async def _execute(self, spec: StageSpec | MeasureSpec) -> Result:
         self.computed += 1

@@ -165,6 +165,7 @@ def _run(builder: _Builder, recipe: str, trial: int, *, seed: int, phase: str) -
             traceback=_TRACEBACK,
             peak_mb=1024.0,
             step=None if bad == "failed" else 7,
+            seconds=3.5,
             command="harness run-stage results/failures/stage.json",
             at=builder.now(),
         )
