@@ -38,11 +38,16 @@ def failures(facts: Facts) -> Html:
         summary = tag("summary", f"{row['kind']}: {where}: {row['message']}")
         at = f"{row['recorded_at']:%Y-%m-%d %H:%M:%S} UTC"
         keys = ", ".join(f"{n} {row[n]}" for n in ("stage", "measurement") if row[n])
+        figures = [f"at step {row['step']}"] if row["step"] is not None else []
+        figures += [f"peak memory {row['peak_mb']:.0f} MiB"] if row["peak_mb"] is not None else []
         parts.append(
             tag(
                 "details",
                 summary,
-                tag("p", f"{at}{'; ' + keys if keys else ''}", class_="fine"),
+                tag("p", "; ".join([at, *([keys] if keys else []), *figures]), class_="fine"),
+                tag("p", "Run it again alone: ", tag("code", row["command"]), class_="fine")
+                if row["command"]
+                else None,
                 _box(row["traceback"] or "no traceback"),
             )
         )

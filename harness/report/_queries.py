@@ -162,6 +162,11 @@ class Facts:
         recipes = unmeasured if isinstance(unmeasured, list) else []
         return {**found, **{f"recipe {r}": "no target left that runs what it leaves" for r in recipes}}
 
+    def not_done(self) -> list[str]:
+        """What a bound of the budget left out, a line for each cell."""
+        found = self.plan.get("not_done")
+        return [str(line) for line in found] if isinstance(found, list) else []
+
     def on_target(self, name: str) -> "Facts":
         """The same sweep, with the scores of another target compared."""
         return replace(self, on=name, cache={})

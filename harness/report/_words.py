@@ -270,6 +270,8 @@ def _basis(facts: Facts, objective: str | None) -> list[str]:
     sentences.append(_failure_sentence(facts))
     if left := facts.left_out():
         sentences.append(f"Left out on this machine: {'; '.join(f'{what} ({why})' for what, why in left.items())}.")
+    if missing := facts.not_done():
+        sentences.append(f"The budget ended before all trials were run: {'; '.join(missing)}.")
     return sentences
 
 
