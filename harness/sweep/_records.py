@@ -80,7 +80,7 @@ class Records:
         not: its search has learned from it. Ingest before.
         """
         rows = self._store.query(
-            "SELECT t.recipe, t.trial, t.seed, t.phase, t.state, arg_max(f.message, f.at) FROM trials t "
+            "SELECT t.recipe, t.trial, t.seed, t.phase, t.state, arg_max(f.message, f.recorded_at) FROM trials t "
             "LEFT JOIN failures f USING (sweep, recipe, model, trial, seed) "
             f"WHERE t.sweep = ? AND t.{_WITHOUT_RESULT} AND (t.phase = 'final' OR t.state = 'failed') "
             "GROUP BY ALL ORDER BY ALL",
