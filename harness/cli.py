@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -100,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"harness: {error}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
-        print("harness: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        again = shlex.join(["harness", *(sys.argv[1:] if arguments is None else arguments)])
+        print(f"harness: interrupted; what is finished is kept, the same command goes on: {again}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has gone (`harness sql … | head`); what is left in the buffer has nowhere to go.
