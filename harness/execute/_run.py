@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.errors import InfeasibleError, PrunedError
 from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
+from harness.rungs import HopelessError
 from harness.targets import forget_peak, peak_rss_mb
 
 __all__ = ["run_spec"]
@@ -75,5 +76,6 @@ def _ended(spec: StageSpec | MeasureSpec, error: BaseException, seconds: float, 
             "traceback": "".join(traceback.format_exception(error)),
             "peak_mb": peak,
             "step": step if named is None else named,
+            "reached": error.reached if isinstance(error, HopelessError) else {},
         }
     )

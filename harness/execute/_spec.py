@@ -1,11 +1,12 @@
 """What travels between the sweep and a worker: specs and results, plain JSON."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.data import Half
+from harness.rungs import MeasureRungs, StageRungs
 from harness.targets import Target
 
 __all__ = ["Executor", "Item", "MeasureSpec", "Progress", "Resources", "Result", "StageSpec", "resources_of"]
@@ -32,6 +33,7 @@ class StageSpec(_Spec):
     threads: int = 1
     limit_s: float | None = Field(default=None, description="wall seconds; past them the stage is pruned")
     memory_mb: float | None = Field(default=None, description="resident memory; beyond it the stage is infeasible")
+    rungs: StageRungs | None = Field(default=None, description="where a tuning trial may be stopped; not in the key")
     label: str = ""
     urgency: int = 0
 
@@ -63,10 +65,17 @@ class MeasureSpec(_Spec):
     alone: bool = Field(default=False, description="run while no other work is under way: latency and memory")
     limit_s: float | None = Field(default=None, description="wall seconds; past them the measurement is pruned")
     memory_mb: float | None = Field(default=None, description="resident memory; beyond it: infeasible")
+    rungs: MeasureRungs | None = Field(default=None, description="where a tuning trial may be stopped; not in a key")
     label: str = ""
     urgency: int = Field(
         default=0, description="small first where work waits: what other work waits for before what ends here"
     )
+
+    @model_validator(mode="after")
+    def _tuning_only(self) -> Self:
+        if self.rungs is not None and self.halves != ("tune",):
+            raise ValueError("rungs look at tuning documents only")
+        return self
 
 
 class Result(_Spec):
@@ -79,6 +88,9 @@ class Result(_Spec):
     traceback: str = ""
     peak_mb: float | None = Field(default=None, description="largest resident memory of the process that ran it, MiB")
     step: int | None = Field(default=None, description="training step at which it ended, where it did not complete")
+    reached: dict[int, float] = Field(
+        default_factory=dict, description="where stopped at a rung: its number → the trial's value there"
+    )
 
 
 class Progress(_Spec):

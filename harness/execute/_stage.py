@@ -1,4 +1,8 @@
-"""Computing one stage: load the inputs, run the method, save the artifact, store the training rows."""
+"""Computing one stage: load the inputs, run the method, save the artifact, store the training rows.
+
+At a rung (`harness.rungs`) a hopeless trial's stage ends early. Its curve is stored all the same, as is that of a stage
+that failed: later trials are held against it.
+"""
 
 import json
 import shutil
@@ -14,6 +18,7 @@ from harness.folders import Folders
 from harness.method import Context, Inputs, LoadedModel, Role, find_method
 from harness.models import load_model, save_model
 from harness.provenance import environment
+from harness.rungs import Point, StageJudge
 from harness.store import Store
 from harness.targets import peak_rss_mb
 
@@ -25,6 +30,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
 
     Raises:
         UserError: the method on disk is another version than the plan's, or the data changed since.
+        HopelessError: stopped at one of the spec's rungs.
     """
     folders = Folders(results)
     method = find_method(spec.method)
@@ -32,12 +38,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
         raise UserError(f"{spec.method} is version {method.version} here, the plan was made with {spec.version}")
     params = method.params.model_validate(spec.params)
     started = time.monotonic()
-    training: list[dict[str, object]] = []
-
-    def logged(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        training.extend({"stage": spec.key, "step": step, "metric": m, "value": float(v)} for m, v in metrics.items())
-        log(step, total, metrics)
-
+    curve = _Curve(spec, log)
     scratch_root = results / "scratch"
     scratch_root.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{spec.key}.", dir=scratch_root))
@@ -46,10 +47,14 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             seed=spec.seed,
             scratch=scratch,
             precision=spec.precision,
-            log=logged,
+            log=curve.log,
             deadline=None if spec.limit_s is None else started + spec.limit_s,
         )
-        trained = method().run(_inputs(spec, folders, method.dataset_kind), params, context)
+        try:
+            trained = method().run(_inputs(spec, folders, method.dataset_kind), params, context)
+        except (Exception, SystemExit):
+            Store(results).append_many(curve.unfinished())
+            raise
         env = environment()
         row: dict[str, object] = {
             "stage": spec.key,
@@ -68,11 +73,11 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             "at": env.now(),
         }
         # Rows first: an artifact whose rows were lost would never be computed again, its curves missing for ever.
-        Store(results).append_many({"stages": [row], "training_steps": training, "environment_rows": [env.row()]})
+        Store(results).append_many({"stages": [row], **curve.finished(), "environment_rows": [env.row()]})
         folders.put(
             spec.key,
             {
-                **spec.model_dump(),
+                **spec.model_dump(exclude={"rungs"}),
                 "seconds": row["seconds"],
                 "metrics": dict(trained.metrics),
                 "produces": method.produces,
@@ -81,6 +86,44 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Curve:
+    """What a stage logs, judged at its rungs as it comes."""
+
+    def __init__(self, spec: StageSpec, log: Callable[[int, int, Mapping[str, float]], None]) -> None:
+        self._spec, self._log = spec, log
+        self._rows: list[dict[str, object]] = []
+        self._totals: dict[str, int] = {}
+        self._judge = None if spec.rungs is None else StageJudge(spec.rungs)
+
+    def log(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Keep one step's metrics.
+
+        Raises:
+            HopelessError: it is at a rung from which the trial does not go on.
+        """
+        key = self._spec.key
+        self._rows += [{"stage": key, "step": step, "metric": m, "value": float(v)} for m, v in metrics.items()]
+        self._totals |= dict.fromkeys(metrics, total)
+        self._log(step, total, metrics)
+        if self._judge is not None and (metric := self._judge.rungs.metric) in metrics:
+            self._judge.see(Point(step, total, float(metrics[metric])))
+
+    def finished(self) -> dict[str, list[dict[str, object]]]:
+        """The rows of a stage that completed, by table."""
+        return {"training_steps": self._rows, "training_curves": self._about(self._spec.key, finished=True)}
+
+    def unfinished(self) -> dict[str, list[dict[str, object]]]:
+        """The rows of a stage that did not, by table. How far it came is in the key: another time it may be farther."""
+        curve = f"{self._spec.key}/{len(self._rows)}"
+        rows = [{"curve": curve, **row} for row in self._rows]
+        return {"unfinished_steps": rows, "training_curves": self._about(curve, finished=False)}
+
+    def _about(self, curve: str, *, finished: bool) -> list[dict[str, object]]:
+        known = {"curve": curve, "stage": self._spec.key, "method": self._spec.method, "finished": finished}
+        values = len(self._rows)
+        return [{**known, "metric": m, "total": total, "logged": values} for m, total in self._totals.items()]
 
 
 def _inputs(spec: StageSpec, folders: Folders, kind: str | None) -> Inputs:

@@ -69,6 +69,7 @@ _TRIAL = _int("trial", "number of the settings within the cell (recipe x base mo
 _SEED = _int("seed", "random seed of the run")
 _PHASE = _text("phase", "tune: searching settings; final: the chosen settings, fresh seeds", choices=("tune", "final"))
 _STAGE = _text("stage", "content key of the stage")
+_CURVE = _text("curve", "the stage's key, with how far it came where it did not complete")
 _MEASUREMENT = _text("measurement", "content key of the measurement")
 _ARTIFACT = _text("artifact", "key of the artifact: the stage that made it, or the base model's fingerprint")
 _DOCUMENT = _text("document", "hash of the document (16 hex)")
@@ -101,7 +102,12 @@ _ALL = (
         (
             *_RUN,
             _PHASE,
-            _text("state", "state of the trial", choices=("running", "complete", "failed", "infeasible", "pruned")),
+            _text(
+                "state",
+                "state of the trial; failed: an error; infeasible: out of memory or diverged; pruned: past its deadline "
+                "or hopeless at a rung",
+                choices=("running", "complete", "failed", "infeasible", "pruned"),
+            ),
             _json("settings", 'the searched settings, flat: {"dpo.beta": 0.1}'),
             _json("objectives", 'the objectives\' values: {"gold_reward": 0.6}', nullable=True),
             _text("artifact", "key of the recipe's final policy", nullable=True),
@@ -227,6 +233,44 @@ _ALL = (
             _text("metric", "what was logged: loss, reward, kl, entropy, ..."),
             # A diverging run's NaN is what one wants to see in its training curve.
             _float("value", "the logged value; may be NaN where training diverged", finite=False),
+        ),
+        owner="stage",
+    ),
+    Table(
+        "training_curves",
+        "one row per stage that trained and metric it logged: what the curve's points alone do not say",
+        (
+            _CURVE,
+            _STAGE,
+            _text("method", "the stage's method"),
+            _text("metric", "what was logged: loss, reward, kl, entropy, ..."),
+            _int("total", "steps in which the whole stage logs it"),
+            Column("finished", "bool", "whether the stage completed; else its curves end where it was stopped"),
+            _int("logged", "values that the stage logged, of all metrics"),
+        ),
+        owner="curve",
+    ),
+    Table(
+        "unfinished_steps",
+        "one row per training step and logged metric of a stage that was stopped or failed before its end",
+        (
+            _CURVE,
+            _STAGE,
+            _int("step", "training step"),
+            _text("metric", "what was logged: loss, reward, kl, entropy, ..."),
+            _float("value", "the logged value; may be NaN where training diverged", finite=False),
+        ),
+        # Not the stage: the same stage may be stopped early by one sweep and later, or never, by another.
+        owner="curve",
+    ),
+    Table(
+        "trial_rungs",
+        "one row per rung that a pruned tuning trial reached",
+        (
+            *_RUN,
+            _int("rung", "number of the rung in the trial, from 1: those of training first, then those of documents"),
+            _float("value", "the trial's value there: of the suite's training metric, or of the objective"),
+            _AT,
         ),
     ),
     Table(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from harness._percentiles import NEEDED
 from harness.store._schema import TABLES
 
-__all__ = ["VIEWS", "View", "comments"]
+__all__ = ["LONGEST_UNFINISHED", "VIEWS", "View", "comments"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ def _plain(table: str) -> str:
 
 
 def _latest(key: str) -> str:
-    # Equal times are settled by the order of writing, so that a rebuilt database answers the same.
-    return f'QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY "at" DESC, batch DESC, batch_row DESC) = 1'
+    # By the order of writing (see harness.store._shards) and not by time: a clock may be set back between two events.
+    return f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY batch DESC, batch_row DESC) = 1"
 
 
 _RUN = ("sweep", "recipe", "model", "trial", "seed")
@@ -47,6 +47,13 @@ def _percentile(name: str) -> str:
 def _quantile(name: str) -> str:
     return f'CASE WHEN count(*) >= {NEEDED[name]} THEN quantile_cont("value", 0.{name[1:]}) END AS {name}'
 
+
+LONGEST_UNFINISHED = """
+            SELECT DISTINCT curve, stage FROM raw.training_curves
+            WHERE NOT finished AND stage NOT IN (SELECT stage FROM raw.training_curves WHERE finished)
+            QUALIFY curve = first_value(curve) OVER (PARTITION BY stage ORDER BY logged DESC, curve)
+        """
+"""Of each stage that never completed, the curve that came furthest."""
 
 # A gold or judge measurement goes by its kind, whatever its writer called the task.
 _TASK = "CASE m.kind WHEN 'task' THEN m.task ELSE m.kind END AS task"
@@ -189,7 +196,8 @@ _ALL = (
     ),
     View(
         "training",
-        "One row per run, stage, step and metric logged while training. A stage shared by runs appears under each.",
+        "One row per run, stage, step and metric logged while training, also where that ended early. A stage shared by "
+        "runs appears under each.",
         {
             **_RUN_TEXT,
             "phase": "final if these settings and seed are among the final runs, else tune",
@@ -197,21 +205,40 @@ _ALL = (
             "method": "the stage's method",
             **_described("training_steps", "step", "metric", "value"),
         },
-        """
-        WITH curve AS (
-            SELECT stage, step, metric, "value" FROM raw.training_steps
+        f"""
+        WITH longest AS ({LONGEST_UNFINISHED}),
+        steps AS (
+            SELECT stage, step, metric, "value", batch, batch_row FROM raw.training_steps
+            UNION ALL
+            SELECT u.stage, u.step, u.metric, u."value", u.batch, u.batch_row
+            FROM raw.unfinished_steps u JOIN longest USING (curve)
+        ),
+        curve AS (
+            SELECT stage, step, metric, "value" FROM steps
             QUALIFY row_number() OVER (PARTITION BY stage, step, metric ORDER BY batch DESC, batch_row DESC) = 1
         ),
+        used AS (
+            SELECT sweep, recipe, model, trial, seed, stage, step AS method FROM raw.stage_links
+            UNION
+            SELECT e.sweep, e.recipe, e.model, e.trial, e.seed, e.stage, c.method
+            FROM raw.failure_events e JOIN raw.training_curves c USING (stage)
+        ),
         runs AS (
-            SELECT DISTINCT l.sweep, l.recipe, l.model, l.trial, l.seed, l.stage, l.step AS method,
+            SELECT l.sweep, l.recipe, l.model, l.trial, l.seed, l.stage, l.method,
                 CASE WHEN f.sweep IS NULL THEN 'tune' ELSE 'final' END AS phase
-            FROM raw.stage_links l LEFT JOIN (
+            FROM used l LEFT JOIN (
                 SELECT DISTINCT sweep, recipe, model, trial, seed FROM raw.trial_events WHERE phase = 'final'
             ) f USING (sweep, recipe, model, trial, seed)
         )
         SELECT r.sweep, r.recipe, r.model, r.trial, r.seed, r.phase, r.stage, r.method, c.step, c.metric, c."value"
         FROM runs r JOIN curve c USING (stage)
         """,
+    ),
+    View(
+        "rungs",
+        "One row per rung that a pruned tuning trial reached: what early stopping went by.",
+        _described("trial_rungs"),
+        f"SELECT {_plain('trial_rungs')} FROM raw.trial_rungs {_latest('sweep, recipe, model, trial, seed, rung')}",
     ),
     View(
         "failures",

@@ -80,7 +80,7 @@ def test_killed_ingests_and_rebuilds_lose_and_repeat_nothing(tmp_path: Path) -> 
     expected = 0
     for attempt in range(6):
         for _ in range(8):
-            rows = [{"stage": "s", "step": expected + i, "metric": "loss", "value": 1.0} for i in range(500)]
+            rows = [{"stage": f"s{expected}", "step": expected + i, "metric": "loss", "value": 1.0} for i in range(500)]
             store.append("training_steps", rows)
             expected += 500
         _kill_after(_child(_INGEST, tmp_path), 1, 0.02 + 0.025 * attempt)

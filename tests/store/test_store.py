@@ -156,7 +156,7 @@ def test_the_earliest_batch_counts_whatever_the_order_of_arrival(tmp_path: Path,
 def test_rebuilding_gives_the_identical_content(tmp_path: Path) -> None:
     store = build_scenario(tmp_path)
     for number in range(3):
-        store.append("training_steps", [STEP | {"step": number}])
+        store.append("training_steps", [STEP | {"stage": f"s{number}", "step": number}])
         store.ingest()
     before = content(store)
     assert before["samples"].height > 1000
@@ -204,7 +204,7 @@ def _foreign(file: Path) -> None:
 def test_a_bad_shard_is_named_and_the_others_come_in(tmp_path: Path, damage: Any, named: str, message: str) -> None:
     store = Store(tmp_path)
     for number in range(3):
-        store.append("training_steps", [STEP | {"step": number}])
+        store.append("training_steps", [STEP | {"stage": f"s{number}", "step": number}])
     bad = batches(store)[1]
     damage(bad / "training_steps.parquet")
     for attempt in (store.ingest, store.ingest, store.rebuild):
