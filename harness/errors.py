@@ -1,6 +1,6 @@
 """The errors that carry meaning for the command line and the store."""
 
-__all__ = ["InfeasibleError", "MeasurementError", "PrunedError", "UserError"]
+__all__ = ["InfeasibleError", "MeasurementError", "PrunedError", "StorageError", "UserError"]
 
 
 class UserError(Exception):
@@ -31,3 +31,11 @@ class PrunedError(Exception):
 
 class MeasurementError(Exception):
     """A measurement without a meaningful result (NaN scores, no scores per document): nothing of it is stored."""
+
+
+class StorageError(Exception):
+    """The disk refuses (full, over quota, read-only, unreadable), or what lies there is damaged: the whole sweep ends.
+
+    Nothing that was finished is lost: once the cause is removed, the same command goes on. The message names the
+    folder and says what to do.
+    """

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from harness._disk import storage_error
 from harness.errors import InfeasibleError, PrunedError
 from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
 from harness.rungs import HopelessError
@@ -34,7 +35,10 @@ def run_spec(spec: StageSpec | MeasureSpec, results: Path, report: Callable[[Pro
     try:
         _work(spec, results, log)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a method raises becomes a row in `failures`, with its traceback
-        return _ended(spec, error, time.monotonic() - started, last[0] if last else None)
+        ended = _ended(spec, error, time.monotonic() - started, last[0] if last else None)
+        if refused := storage_error(error, results):
+            return ended.model_copy(update={"state": "failed", "storage": True, "message": str(refused)})
+        return ended
     return Result(key=spec.key, state="complete", seconds=time.monotonic() - started, peak_mb=peak_rss_mb())
 
 

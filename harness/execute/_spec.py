@@ -91,6 +91,9 @@ class Result(_Spec):
     reached: dict[int, float] = Field(
         default_factory=dict, description="where stopped at a rung: its number → the trial's value there"
     )
+    storage: bool = Field(
+        default=False, description="the disk refused (see StorageError): the spec is not to blame, and the sweep ends"
+    )
 
 
 class Progress(_Spec):

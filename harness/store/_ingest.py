@@ -1,5 +1,6 @@
 """From shards to the database: each batch once, whole, and to the same content whatever the order of arrival."""
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.store._schema import TABLES, Kind, Table
-from harness.store._shards import MANIFEST, digest, polars_schema, read_manifest
+from harness.store._shards import MANIFEST, damage_of, polars_schema, read_manifest
 from harness.store._views import VIEWS, comments
 
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["create", "fingerprint", "ingest", "recorded_fingerprint"]
+__all__ = ["create", "damage", "fingerprint", "ingest", "recorded_fingerprint"]
 
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
@@ -94,20 +95,15 @@ def _problems(batch: Path) -> list[str]:
     """What is wrong with a batch: files missing, foreign or changed since they were written, or of another schema."""
     import polars as pl
 
-    try:
-        manifest = read_manifest(batch)
-    except (OSError, ValueError) as error:
-        return [f"{batch}: not a batch of the store (expected a folder with {MANIFEST}: {error})"]
+    if problems := damage_of(batch):
+        return problems
+    manifest = read_manifest(batch)
     names = {f.name for f in batch.iterdir()} - {MANIFEST}
-    problems = [f"{batch / n}: in {MANIFEST} but not there" for n in sorted(manifest.keys() - names)]
     problems += [f"{batch / n}: not written by the store (not in {MANIFEST})" for n in sorted(names - manifest.keys())]
-    for name in sorted(manifest.keys() & names):
+    for name in sorted(manifest):
         file = batch / name
         if file.stem not in TABLES:
             problems.append(f"{file}: the store has no such table; it was written by another version")
-        elif digest(file) != manifest[name]:
-            # Parquet alone does not notice: its pages carry no checksum that its readers look at.
-            problems.append(f"{file}: damaged, its content is not what was written")
         else:
             found = dict(pl.read_parquet_schema(file))
             problems += [f"{file}: {p}" for p in _schema_problems(TABLES[file.stem], found)]
@@ -129,16 +125,20 @@ def _schema_problems(table: Table, found: "Mapping[str, object]") -> list[str]:
 
 def _take(connection: "duckdb.DuckDBPyConnection", shards: Path, group: list[str]) -> None:
     """One transaction: the rows of these batches and their rows in the ledger, or nothing."""
+    import duckdb
+
     connection.execute("BEGIN")
     try:
         for table in TABLES.values():
             if files := [f for batch in group if (f := shards / batch / f"{table.name}.parquet").exists()]:
                 _insert(connection, table, files)
         connection.executemany("INSERT INTO raw.ledger VALUES (?)", [[batch] for batch in group])
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        # A commit that failed has ended the transaction already, and a fatal error the connection.
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, files: list[Path]) -> None:
@@ -190,9 +190,11 @@ def _present(files: list[Path]) -> set[str]:
     return {name for file in files for name in pl.read_parquet_schema(file)}
 
 
-def damage(problems: list[str]) -> UserError:
-    """The error for shards that could not be taken in."""
+def damage(problems: list[str], others: str = "everything else was ingested") -> UserError:
+    """The error for shards that could not be taken in; `others` says what became of the rest."""
     return UserError(
-        f"{len(problems)} shard problem(s); everything else was ingested:\n  " + "\n  ".join(problems) + "\n"
-        "Move the named files out of the shards folder (or restore them) and run this again"
+        f"{len(problems)} shard problem(s); {others}:\n  " + "\n  ".join(problems) + "\n"
+        "Restore the named files from a copy and run this again; or let `harness db rebuild` set what is damaged aside "
+        "(rows that the database has are kept) and the sweep compute again what is lost. Move what the store did not "
+        "write, or another version wrote, out of the shards folder"
     )

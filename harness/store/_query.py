@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from harness.errors import UserError
-from harness.store._connection import connect
+from harness.store._connection import connect, database_problem
 from harness.store._ingest import fingerprint, recorded_fingerprint
 from harness.store._views import VIEWS
 
@@ -33,7 +33,7 @@ def answer(
     """One query on the database file, sealed: read-only, no other file, no extension, no setting.
 
     Raises:
-        UserError: no database yet, one of another version, not a single query, or DuckDB's own message.
+        UserError: no database yet, one of another version or damaged, not a single query, or DuckDB's own message.
     """
     import duckdb
 
@@ -52,6 +52,8 @@ def answer(
             _check(connection, sql)
             frame: pl.DataFrame = connection.sql(sql, params=params).pl()
         except duckdb.Error as error:
+            if damage := database_problem(error, database):
+                raise damage from error
             raise UserError(
                 f"{error}\nThe views are {', '.join(VIEWS)}; `describe scores` lists a view's columns"
             ) from error

@@ -104,8 +104,8 @@ _ALL = (
             _PHASE,
             _text(
                 "state",
-                "state of the trial; failed: an error; infeasible: out of memory or diverged; pruned: past its deadline "
-                "or hopeless at a rung",
+                "state of the trial; failed: an error; infeasible: out of memory or diverged; pruned: past its "
+                "deadline or hopeless at a rung",
                 choices=("running", "complete", "failed", "infeasible", "pruned"),
             ),
             _json("settings", 'the searched settings, flat: {"dpo.beta": 0.1}'),

@@ -5,18 +5,23 @@ the folder above is synced. A reader sees all the tables of a batch or none, whe
 has returned, the rows survive a loss of power.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import math
 import os
+import re
+import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness._disk import writing
 from harness.errors import UserError
 from harness.models import sync_folder
 from harness.store._schema import TABLES, Column, Table
@@ -24,7 +29,18 @@ from harness.store._schema import TABLES, Column, Table
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["MANIFEST", "Rows", "batch_names", "digest", "polars_schema", "read_manifest", "remove_stale", "write"]
+__all__ = [
+    "MANIFEST",
+    "Rows",
+    "batch_names",
+    "damage_of",
+    "digest",
+    "is_batch",
+    "polars_schema",
+    "read_manifest",
+    "remove_stale",
+    "write",
+]
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -32,6 +48,8 @@ MANIFEST = "manifest.json"
 """The file of a batch that lists its shards with their sha256."""
 
 _ASIDE = ".aside-"
+_CLOCK = ".clock"
+_BATCH = re.compile(r"(\d{20})-[0-9a-f]{12}")
 _PLAIN: dict[str, tuple[type[Any], str]] = {
     "text": (str, "text"),
     "int": (Integral, "a whole number"),
@@ -41,33 +59,78 @@ _PLAIN: dict[str, tuple[type[Any], str]] = {
 _STALE_SECONDS = 24 * 3600.0
 
 
-def write(folder: Path, tables: "Mapping[str, Rows | pl.DataFrame]") -> str:
+def write(folder: Path, tables: "Mapping[str, Rows | pl.DataFrame]", batch: str | None = None) -> str:
     """Write one batch, atomically, and return its name. Tables without rows are left out; no rows at all, no batch: "".
 
     Args:
         folder: the folder of the batches.
         tables: table name → rows; a polars frame avoids a Python object per value.
+        batch: its name, where it takes another's place; else it is the latest.
 
     Raises:
         UserError: an unknown table, a missing or unknown column, a value of the wrong type. Nothing is written then.
+        StorageError: the disk refuses. Nothing is left then.
     """
     frames = {name: _frame(_table(name), rows) for name, rows in tables.items()}
     frames = {name: frame for name, frame in frames.items() if frame.height}
     if not frames:
         return ""
-    folder.mkdir(parents=True, exist_ok=True)
-    # The time first: names sort in the order of writing, which decides between two batches with the same key.
-    batch = f"{time.time_ns():020d}-{uuid.uuid4().hex[:12]}"
-    aside = folder / f"{_ASIDE}{batch}"
-    aside.mkdir()
-    for name, frame in frames.items():
-        frame.write_parquet(aside / f"{name}.parquet", compression="zstd")
-    manifest = {f"{name}.parquet": digest(aside / f"{name}.parquet") for name in frames}
-    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    sync_folder(aside)
-    aside.rename(folder / batch)
-    _sync(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        batch = batch or f"{_tick(folder):020d}-{uuid.uuid4().hex[:12]}"
+        aside = folder / f"{_ASIDE}{batch}"
+        aside.mkdir()
+        try:
+            with _locked(aside, fcntl.LOCK_SH):
+                for name, frame in frames.items():
+                    frame.write_parquet(aside / f"{name}.parquet", compression="zstd")
+                manifest = {f"{name}.parquet": digest(aside / f"{name}.parquet") for name in frames}
+                (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+                sync_folder(aside)
+                aside.rename(folder / batch)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        _sync(folder)
     return batch
+
+
+_LISTED: set[Path] = set()
+"""Folders of batches whose names this process has looked through."""
+
+
+def _tick(folder: Path) -> int:
+    """The time in ns, but later than every batch here has: names sort in the order of writing, across processes.
+
+    That order decides which state is the latest and which of two batches with the same key counts, and a clock may be
+    set back at any time.
+    """
+    descriptor = os.open(folder / _CLOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        told = os.pread(descriptor, 20, 0)
+        last = int(told) if re.fullmatch(rb"\d{20}", told) else None
+        # The file is not synced: after a loss of power it may be behind the batches, which are.
+        if last is None or folder.absolute() not in _LISTED:
+            found = [int(match[1]) for name in batch_names(folder) if (match := _BATCH.fullmatch(name))]
+            last = max([last or 0, *found])
+        now = max(time.time_ns(), last + 1)
+        os.pwrite(descriptor, b"%020d" % now, 0)
+    finally:
+        os.close(descriptor)
+    _LISTED.add(folder.absolute())
+    return now
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold a lock on a folder: the system frees it when this process ends, however it does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def digest(file: Path) -> str:
@@ -89,6 +152,30 @@ def read_manifest(batch: Path) -> dict[str, str]:
     return found
 
 
+def is_batch(name: str) -> bool:
+    """Whether an entry is named as the store names a batch."""
+    return _BATCH.fullmatch(name) is not None
+
+
+def damage_of(batch: Path) -> list[str]:
+    """What is missing of a batch, or is not what was written, each with its file."""
+    try:
+        manifest = read_manifest(batch)
+    except (OSError, ValueError) as error:
+        return [f"{batch}: not a batch of the store (expected a folder with {MANIFEST}: {error})"]
+    problems = []
+    for name, written in sorted(manifest.items()):
+        try:
+            # Parquet alone does not notice: its pages carry no checksum that its readers look at.
+            if digest(batch / name) != written:
+                problems.append(f"{batch / name}: damaged, its content is not what was written")
+        except FileNotFoundError:
+            problems.append(f"{batch / name}: in {MANIFEST} but not there")
+        except OSError as error:
+            problems.append(f"{batch / name}: {error.strerror}")
+    return problems
+
+
 def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -105,15 +192,19 @@ def batch_names(folder: Path) -> list[str]:
 
 
 def remove_stale(folder: Path) -> int:
-    """Remove what killed writers left behind (hidden, never visible, a day old); returns how many folders."""
+    """Remove what killed writers left behind (hidden, never visible, a day old, their writer gone); returns how many
+    folders."""
     if not folder.is_dir():
         return 0
-    stale = [p for p in folder.glob(f"{_ASIDE}*") if time.time() - p.stat().st_mtime > _STALE_SECONDS]
-    for aside in stale:
-        for file in aside.iterdir():
-            file.unlink()
-        aside.rmdir()
-    return len(stale)
+    removed = 0
+    for aside in folder.glob(f"{_ASIDE}*"):
+        # The age alone would take a living writer's rows whenever the clock is set forward.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            if time.time() - aside.stat().st_mtime > _STALE_SECONDS:
+                with _locked(aside, fcntl.LOCK_EX):
+                    shutil.rmtree(aside)
+                removed += 1
+    return removed
 
 
 def _table(name: str) -> Table:

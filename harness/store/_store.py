@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness._disk import writing
+from harness.errors import UserError
 from harness.store._connection import connect, writer_lock
 from harness.store._ingest import create, damage, fingerprint, ingest, recorded_fingerprint
+from harness.store._repair import repair_shards
 from harness.store._shards import Rows, batch_names, remove_stale, write
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ class Store:
 
         Raises:
             UserError: as for `append`; nothing is written then.
+            StorageError: the disk refuses; nothing is left of the rows then.
         """
         write(self.shards, tables)
 
@@ -53,9 +57,9 @@ class Store:
 
         Raises:
             UserError: damaged or foreign shards, each named, after everything else was ingested; or the database stayed
-                locked.
+                locked, or cannot be read.
+            StorageError: the disk refuses; the database is as it was, and the shards are untouched.
         """
-        self.results.mkdir(parents=True, exist_ok=True)
         with writer_lock(self._lock):
             remove_stale(self.shards)
             with connect(self.database, write=True) as connection:
@@ -67,7 +71,7 @@ class Store:
                     if problems:
                         raise damage(problems)
                     return taken
-            return self._rebuild()
+            return self._rebuild(keep_old=True)
 
     def rebuild(self) -> int:
         """Make the database anew from the shards alone, aside, and put it in the old one's place.
@@ -76,25 +80,49 @@ class Store:
 
         Raises:
             UserError: as for `ingest`; the sound shards are in the new database then.
+            StorageError: the disk refuses; the old database stays.
         """
-        self.results.mkdir(parents=True, exist_ok=True)
         with writer_lock(self._lock):
             return self._rebuild()
+
+    def repair(self) -> list[str]:
+        """See to damaged shards, so that everything can go on, and make the database anew.
+
+        Rows of a damaged or missing shard are written again from the database where it has them. Else they are lost:
+        what is left of the shard is set aside, and the sweep computes again what it does not find. A line for each.
+
+        Raises:
+            UserError: entries that the store did not write, each named; the database is made all the same.
+            StorageError: the disk refuses; run it again once that has ended.
+        """
+        with writer_lock(self._lock):
+            said = repair_shards(self.database, self.shards)
+            self._rebuild()
+        return said
 
     @property
     def _lock(self) -> Path:
         return self.results / ".harness.lock"
 
-    def _rebuild(self) -> int:
+    def _rebuild(self, *, keep_old: bool = False) -> int:
+        if self.database.is_dir():
+            raise UserError(f"{self.database} is a folder: move it away and run this again")
         aside = self.results / ".harness.rebuild.duckdb"
-        self._remove(aside)
-        with connect(aside, write=True) as connection:
-            create(connection)
-            taken, problems = ingest(connection, self.shards, batch_names(self.shards))
-        # The old log first: left beside the new file, DuckDB would replay it there. What the old file loses with it
-        # if we die between the two lines, the next ingest brings back from the shards.
-        _wal(self.database).unlink(missing_ok=True)
-        aside.replace(self.database)
+        with writing(self.results):
+            self._remove(aside)
+            try:
+                with connect(aside, write=True) as connection:
+                    create(connection)
+                    taken, problems = ingest(connection, self.shards, batch_names(self.shards))
+                if problems and keep_old:
+                    # It may be the last to have the rows of these: `repair` takes them from it.
+                    raise damage(problems, "the database was left as it is")
+                # The old log first: left beside the new file, DuckDB would replay it there. What the old file loses
+                # with it if we die between the two lines, the next ingest brings back from the shards.
+                _wal(self.database).unlink(missing_ok=True)
+                aside.replace(self.database)
+            finally:
+                self._remove(aside)
         if problems:
             raise damage(problems)
         return taken

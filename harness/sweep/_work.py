@@ -85,8 +85,12 @@ class Work:
             task.cancel()
 
     async def _make_stage(self, spec: StageSpec) -> bool:
-        if self._folders.has(spec.key):
-            return True
+        if self._folders.holds(spec.key):
+            damage = await asyncio.to_thread(self._folders.check, spec.key)
+            if damage is None:
+                return True
+            aside = self._folders.set_aside(spec.key)
+            self._display.note(f"{spec.label}: artifact {spec.key} is damaged ({damage}): set aside as {aside.name}")
         result = await self._execute(spec)
         if result.state != "complete":
             raise FailedRunError(result, stage=spec.key, command=self._keep(spec))
