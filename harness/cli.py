@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
-from harness.errors import UserError
+from harness.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"harness: {error}", file=sys.stderr)
         return _BAD_INPUT
+    except StorageError as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return _FAILED
     except KeyboardInterrupt:
         again = shlex.join(["harness", *(sys.argv[1:] if arguments is None else arguments)])
         print(f"harness: interrupted; what is finished is kept, the same command goes on: {again}", file=sys.stderr)

@@ -4,13 +4,15 @@ Everything a sweep knows is in the store and the artifacts: what is there alread
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness._disk import storage_error
 from harness.data import Half
-from harness.errors import MeasurementError
+from harness.errors import MeasurementError, StorageError
 from harness.execute import Executor, StageSpec
 from harness.folders import Folders
 from harness.history import history, next_batch, owners
@@ -47,6 +49,9 @@ async def run_sweep(plan: Plan, results: Path, executor: Executor, display: Disp
     """Run what is missing of a sweep, to its end.
 
     A failed trial is a row with its reason and does not stop the others.
+
+    Raises:
+        StorageError: the disk refuses; what was finished before is kept.
     """
     store = Store(results)
     records = Records(store, plan)
@@ -59,9 +64,17 @@ async def run_sweep(plan: Plan, results: Path, executor: Executor, display: Disp
         store.ingest()
         sweep.failures += records.failures()
         state = "failed" if sweep.failures else "complete"
-    finally:
-        records.sweep(state, sweep.not_done)
-        store.ingest()
+    except BaseException as error:
+        refused = storage_error(error, results)
+        # A full disk takes no last word either: then the sweep stays `running` in the store, as after a kill.
+        with contextlib.suppress(StorageError) if refused else contextlib.nullcontext():
+            records.sweep(state)
+            store.ingest()
+        if refused:
+            raise refused from error
+        raise
+    records.sweep(state, sweep.not_done)
+    store.ingest()
     return Outcome(plan.sweep, sweep.failures, work.computed, sweep.not_done)
 
 
@@ -117,8 +130,9 @@ class _Sweep:
         seed = self.suite.seeds[0]
         while True:
             past = history(self.store, self.suite, self.plan.sweep, recipe, model)
-            self.display.cell(recipe, model, len(past), self.suite.budget.trials_per_cell)
-            batch = next_batch(self.facts, self.plan.sweep, recipe, model, past)
+            done = sum(p.state != "running" for p in past)
+            self.display.cell(recipe, model, done, self.suite.budget.trials_per_cell)
+            batch = next_batch(self.facts, recipe, model, past)
             if not batch or self._bound(recipe, model, min(batch)):
                 return best_trial(past, list(self.suite.objectives.values()))
             async with asyncio.TaskGroup() as group:

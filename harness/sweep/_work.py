@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from harness._shapes import folder_shape
+from harness.errors import StorageError
 from harness.execute import Executor, MeasureSpec, Result, StageSpec
 from harness.folders import Folders
 from harness.progress import Display
@@ -53,6 +54,7 @@ class Work:
 
         Raises:
             FailedRunError: it cannot be had.
+            StorageError: the disk refuses.
         """
         first = spec.key not in self._stages
         if first:
@@ -113,4 +115,7 @@ class Work:
         self._display.waiting(spec.key, spec.label)
         result = await self._executor.run(spec, self._display.progress)
         self._display.finished(spec.key, result.state)
+        if result.storage:
+            # No trial is to blame, and every other one would meet the same: the sweep ends here.
+            raise StorageError(result.message)
         return result
