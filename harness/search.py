@@ -33,6 +33,8 @@ class Past:
     values: tuple[float, ...] | None = None
     violations: Mapping[str, float] = field(default_factory=dict)
     """Constraint → amount by which it is broken; ≤ 0 is feasible."""
+    intermediate: Mapping[int, float] = field(default_factory=dict)
+    """Of a pruned trial: number of a rung that it reached → its value there, better in the objective's direction."""
 
 
 def _distribution(space: Space) -> "optuna.distributions.BaseDistribution":
@@ -70,7 +72,8 @@ def suggest(
 
     Args:
         space: flat setting names (`dpo.beta`) → search space; empty gives `{}`.
-        history: trials with smaller numbers; running ones count as running.
+        history: trials with smaller numbers; running ones count as running. Pruned ones are worse than all complete
+            ones; among them, those of later rungs are better, then those of better values.
         seed: what makes this cell's draws its own (suite and cell); combined with `number`.
 
     The same arguments give the same settings, in any process.
@@ -92,7 +95,8 @@ def suggest(
             continue
         usable = past.values is not None and all(math.isfinite(v) for v in past.values)
         complete = past.state == "complete" and usable
-        state = states.COMPLETE if complete else states.RUNNING if past.state == "running" else states.FAIL
+        other = {"running": states.RUNNING, "pruned": states.PRUNED}
+        state = states.COMPLETE if complete else other.get(past.state, states.FAIL)
         study.add_trial(
             optuna.trial.create_trial(
                 state=state,
@@ -100,6 +104,8 @@ def suggest(
                 distributions=distributions,
                 values=list(past.values or ()) if complete else None,
                 constraints=dict(past.violations) if complete and past.violations else None,
+                # Optuna ranks pruned trials by their last value for a single objective only.
+                intermediate_values=dict(past.intermediate) if len(directions) == 1 else None,
             )
         )
     trial = study.ask(distributions)

@@ -15,9 +15,12 @@ from harness.data import Half, half_of
 from harness.errors import MeasurementError, UserError
 from harness.gold import gold_reward, parse_constraints
 from harness.method import LoadedModel
+from harness.rungs import split
 
 if TYPE_CHECKING:
     from collections.abc import Sized
+
+    from harness.measure.scoring import Engine
 
 __all__ = ["GoldDocument", "GoldSettings", "gold_documents", "gold_fingerprint", "measure_gold"]
 
@@ -95,6 +98,8 @@ def measure_gold(
     halves: Iterable[Half],
     *,
     progress: Callable[[int, int], None] | None = None,
+    at: Sequence[float] = (),
+    look: Callable[[int, Sequence[Row]], None] | None = None,
 ) -> list[Row]:
     """Sample one response a prompt and score it.
 
@@ -105,7 +110,13 @@ def measure_gold(
             of the sequence KL: unbiased over prompts where the temperature is 1; single values may be negative.
         length: the response's tokens. Like the KL, it counts the token that ends the turn.
 
-    The random numbers of a response depend on `seed` and its document alone, not on batch, limit or the other half.
+    The random numbers of a response depend on `seed` and its document alone, not on batch, limit, part or the other
+    half.
+
+    Args:
+        at: rising fractions of the documents, which are measured in as many parts and the rest (`harness.rungs.split`).
+        look: called after each of these parts with its number, from 0, and all rows so far; what it raises ends the
+            measuring.
 
     Returns:
         Rows of the table `samples` without the measurement's key, only for documents in these halves.
@@ -114,20 +125,42 @@ def measure_gold(
         UserError: see `gold_documents`, or the policy and the base have different tokenizers.
         MeasurementError: a score is NaN or infinite.
     """
-    from harness.measure.scoring import GREEDY, Engine, Sampling, encode_chat
+    from harness.measure.scoring import Engine
 
     wanted = set(halves)
     documents = [d for d in gold_documents(rows, settings.limit) if d.half in wanted]
     if not documents:
         return []
-    tokenizer = loaded.tokenizer
-    if tokenizer.get_vocab() != base.tokenizer.get_vocab():
+    if loaded.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise UserError(
             "the gold measure: the policy and the base model have different tokenizers, so no KL between them"
         )
+    engines = (Engine(loaded.model), Engine(base.model))
+    found: list[Row] = []
+    for number, part in enumerate(split([d.identity for d in documents], at)):
+        if part:
+            found += _measured(loaded, engines, [documents[i] for i in part], reward, settings, progress)
+        if look is not None and number < len(at):
+            look(number, found)
+    place = {d.identity: i for i, d in enumerate(documents)}
+    metrics = list(dict.fromkeys(row["metric"] for row in found))
+    return sorted(found, key=lambda row: (metrics.index(row["metric"]), place[str(row["document"])]))
+
+
+def _measured(
+    loaded: LoadedModel,
+    engines: "tuple[Engine, Engine]",
+    documents: Sequence[GoldDocument],
+    reward: LoadedModel | None,
+    settings: GoldSettings,
+    progress: Callable[[int, int], None] | None,
+) -> list[Row]:
+    """The rows of these documents; the engines are the policy's and the base model's."""
+    from harness.measure.scoring import GREEDY, Sampling, encode_chat
+
+    tokenizer = loaded.tokenizer
     contexts = encode_chat(tokenizer, [list(map(dict, d.prompt)) for d in documents])
-    engine = Engine(loaded.model)
-    responses = engine.generate(
+    responses = engines[0].generate(
         contexts,
         settings.max_new_tokens,
         ends=_ends(loaded),
@@ -138,8 +171,7 @@ def measure_gold(
     texts = [tokenizer.decode(r.tokens, skip_special_tokens=True).strip() for r in responses]
     pairs = [([*c, *r.tokens], len(r.tokens)) for c, r in zip(contexts, responses, strict=True)]
     # Both by the same passes over the same tokens: the base measured against itself is exactly 0.
-    own = engine.score(pairs)
-    from_base = Engine(base.model).score(pairs)
+    own, from_base = (engine.score(pairs) for engine in engines)
     scores: dict[str, list[float]] = {
         "gold_reward": [
             gold_reward(t, parse_constraints(d.constraints)) for t, d in zip(texts, documents, strict=True)

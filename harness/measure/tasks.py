@@ -18,7 +18,9 @@ from harness.measure._index import (
     source_problem,
     task_manager,
 )
+from harness.measure._parts import PartedTask, restrict
 from harness.method import LoadedModel
+from harness.rungs import split
 
 __all__ = [
     "LeafTask",
@@ -185,6 +187,8 @@ def measure_tasks(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
+    at: Sequence[float] = (),
+    look: Callable[[int, Mapping[str, Sequence[Row]]], None] | None = None,
 ) -> dict[str, list[Row]]:
     """Score a model on tasks: only documents of these halves are shown to it.
 
@@ -193,6 +197,10 @@ def measure_tasks(
         batch_size: rows a batch, for `hf` only.
         progress: called with (requests done, requests in all) as the work proceeds (`hf`: at its end).
         note: called with the reason where `prefix-tree` cannot share tokens for this model and scores plain batches.
+        at: rising fractions of the documents of each leaf. They are scored in as many parts and the rest
+            (`harness.rungs.split`), each document with the prompt it has in any case.
+        look: called after each of these parts with its number, from 0, and all rows so far; what it raises ends the
+            scoring.
 
     Returns:
         For each leaf task, rows of the table `samples` without the measurement's key: document, half, prompt_hash,
@@ -208,35 +216,42 @@ def measure_tasks(
     leaves = [leaf for group in load_tasks(source, tasks).values() for leaf in group]
     chosen = {leaf.name: [i for i, h in enumerate(leaf.halves) if h in wanted] for leaf in leaves}
     active = [leaf for leaf in leaves if chosen[leaf.name]]
+    parted: dict[str, PartedTask] = {}
     for leaf in active:
-        _restrict(leaf.task, [leaf.documents[i] for i in chosen[leaf.name]])
+        documents = [leaf.documents[i] for i in chosen[leaf.name]]
+        restrict(leaf.task, documents)
         leaf.task.set_fewshot_seed(_FEWSHOT_SEED)
+        if at:
+            parted[leaf.name] = PartedTask(leaf.task, documents)
     rows: dict[str, list[Row]] = {leaf.name: [] for leaf in leaves}
     if not active:
         return rows
     lm = _scorer(loaded, scorer, batch_size, progress)
     if note is not None and scorer == "prefix-tree" and lm.engine.fallback:
         note(lm.engine.fallback)
-    with _no_bars():
-        results = lm_eval.evaluator.evaluate(
-            lm, {"tasks": {leaf.name: leaf.task for leaf in active}}, bootstrap_iters=0, log_samples=True
-        )
-    for leaf in active:
-        samples = results["samples"][leaf.name]
-        rows[leaf.name] = _rows(leaf, chosen[leaf.name], samples)
+    parts = {leaf.name: split([leaf.identities[i] for i in chosen[leaf.name]], at) for leaf in active}
+    for number in range(len(at) + 1):
+        now = [leaf for leaf in active if parts[leaf.name][number]]
+        for leaf in now:
+            if at:
+                parted[leaf.name].take(parts[leaf.name][number])
+        if now:
+            with _no_bars():
+                results = lm_eval.evaluator.evaluate(
+                    lm, {"tasks": {leaf.name: leaf.task for leaf in now}}, bootstrap_iters=0, log_samples=True
+                )
+        for leaf in now:
+            places = [chosen[leaf.name][i] for i in parts[leaf.name][number]]
+            rows[leaf.name] += _rows(leaf, places, results["samples"][leaf.name])
+        if look is not None and number < len(at):
+            look(number, rows)
+    if at:
+        place = {identity: i for leaf in active for i, identity in enumerate(leaf.identities)}
+        rows = {name: sorted(found, key=lambda row: place[str(row["document"])]) for name, found in rows.items()}
     if progress is not None and scorer == "hf":
         total = sum(len(r) for r in rows.values())
         progress(total, total)
     return rows
-
-
-def _restrict(task: Any, documents: list[Mapping[str, object]]) -> None:  # noqa: ANN401 (lm-eval's Task)
-    # Handing over the documents themselves, and not their places (`samples=`), spares lm-eval a walk over the whole
-    # split for every task and filter.
-    if task.has_test_docs():
-        task.test_docs = lambda: documents
-    else:
-        task.validation_docs = lambda: documents
 
 
 def _scorer(

@@ -236,9 +236,10 @@ _ALL = (
     ),
     View(
         "rungs",
-        "One row per rung that a pruned tuning trial reached: what early stopping went by.",
+        "One row per rung that a pruned tuning trial reached, the last time it was run: what early stopping went by.",
         _described("trial_rungs"),
-        f"SELECT {_plain('trial_rungs')} FROM raw.trial_rungs {_latest('sweep, recipe, model, trial, seed, rung')}",
+        f"SELECT {_plain('trial_rungs')} FROM raw.trial_rungs "
+        "QUALIFY batch = max(batch) OVER (PARTITION BY sweep, recipe, model, trial, seed)",
     ),
     View(
         "failures",
