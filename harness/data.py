@@ -3,11 +3,15 @@
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness._data_files import broken_file, data_reason, outside_problem
+from harness._hub import bound_waiting, hub_reason
+from harness._rows import rows_of_kind
 from harness.errors import UserError
 from harness.method import DatasetKind
 from harness.models import cache_folder
@@ -20,6 +24,8 @@ __all__ = ["BUNDLED_FOLDER", "TRAINING_SETS", "DataSource", "Half", "dataset_pro
 Half = Literal["tune", "final"]
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+
+_DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 TRAINING_SETS: dict[str, tuple[str, str]] = {
     "instructions": ("local/constraints", "instructions"),
@@ -42,8 +48,26 @@ class DataSource:
             return None
         return BUNDLED_FOLDER if self.name == "bundled" else Path(self.name).expanduser().resolve()
 
+    def lacks(self, dataset: str) -> str | None:
+        """Why this dataset cannot be read from here as `<org>/<dataset>`, or None; the hub is not asked."""
+        if not _DATASET.fullmatch(dataset) or ".." in dataset:
+            return "expected <org>/<dataset>: letters, digits, _ . - in both"
+        if self.folder is None:
+            return None
+        if not (self.folder / dataset).is_dir():
+            return f"{self.folder} has no folder {dataset}; add it there, or use --data hub"
+        return outside_problem(self.folder / dataset)
+
+    def why(self, error: Exception, dataset: str) -> str:
+        """What an error in reading this dataset means: the file and line that is wrong, or what the hub did."""
+        if self.folder is None:
+            return f"cannot be had from the hub: {hub_reason(error) or data_reason(error)}"
+        return broken_file(self.folder / dataset) or data_reason(error)
+
     def problem(self) -> str | None:
         """Why this source cannot be used, or None."""
+        if self.folder is not None and self.folder.is_file():
+            return f"{self.folder} is a file; expected bundled, hub, or a folder laid out as <org>/<dataset>"
         if self.folder is not None and not self.folder.is_dir():
             return f"no such folder: {self.folder}; expected bundled, hub, or a folder laid out as <org>/<dataset>"
         return None
@@ -59,6 +83,7 @@ class DataSource:
         """Let `datasets` resolve hub ids in this source. Changes the current folder meanwhile: main thread only."""
         folder = self.folder
         if folder is None:
+            bound_waiting()
             yield
             return
         with contextlib.chdir(folder), _offline(), _own_cache(folder):
@@ -110,9 +135,7 @@ def dataset_problem(name: str, source: DataSource) -> str | None:
     if dataset.count("/") != 1:
         known = ", ".join(TRAINING_SETS)
         return f"expected one of {known}, or <org>/<dataset>[:config[:split]]"
-    if source.folder is not None and not (source.folder / dataset).is_dir():
-        return f"{source.folder} has no folder {dataset}; add it there, or use --data hub"
-    return None
+    return source.lacks(dataset)
 
 
 def load_training_set(name: str, kind: DatasetKind, source: DataSource, split: str = "train") -> "tuple[Dataset, str]":
@@ -143,74 +166,13 @@ def load_training_set(name: str, kind: DatasetKind, source: DataSource, split: s
     try:
         with source.as_hub():
             rows = datasets.load_dataset(path, config or None, split=split)
-    except (OSError, ValueError) as error:
-        raise UserError(f"dataset {name!r}: {error}") from error
-    converted = _to_kind(rows, kind, name)
+        converted = rows_of_kind(rows, kind, name)
+    except UserError:
+        raise
+    except Exception as error:
+        # The readers of a dozen formats raise whatever they raise, all for what lies in the files.
+        raise UserError(f"dataset {name!r}: {source.why(error, path)}") from error
     digest = hashlib.sha256()
     for row in converted:
         digest.update(json.dumps(row, sort_keys=True, ensure_ascii=True).encode() + b"\n")
     return converted, digest.hexdigest()[:32]
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def _split_dialogue(text: str) -> list[dict[str, str]]:
-    # hh-rlhf writes a dialogue as one string: "\n\nHuman: …\n\nAssistant: …".
-    turns = []
-    for part in text.split("\n\nHuman: ")[1:]:
-        human, *answers = part.split("\n\nAssistant: ")
-        turns.append(_turn("user", human.strip()))
-        turns += [_turn("assistant", a.strip()) for a in answers]
-    return turns
-
-
-def _row_to_kind(row: dict[str, object], kind: DatasetKind) -> dict[str, object] | None:
-    match kind, row:
-        case "text", {"text": str(text)}:
-            return {"text": text}
-        case "instructions", {"prompt": list(prompt), "completion": list(completion)}:
-            return {"prompt": prompt, "completion": completion}
-        case "instructions", {"messages": list(messages)} if len(messages) >= 2:
-            return {"prompt": messages[:-1], "completion": messages[-1:]}
-        case "instructions", {"instruction": str(instruction)}:
-            context = row.get("input") or row.get("context") or ""
-            answer = row.get("output") or row.get("response") or ""
-            prompt = f"{instruction}\n\n{context}" if context else instruction
-            return {"prompt": [_turn("user", prompt)], "completion": [_turn("assistant", str(answer))]}
-        case "preferences", {"prompt": list(prompt), "chosen": list(chosen), "rejected": list(rejected)}:
-            return {"prompt": prompt, "chosen": chosen[-1:], "rejected": rejected[-1:]}
-        case "preferences", {"chosen": list(chosen), "rejected": list(rejected)} if chosen and rejected:
-            return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
-        case "preferences", {"chosen": str(chosen), "rejected": str(rejected)} if "\n\nHuman: " in chosen:
-            good, bad = _split_dialogue(chosen), _split_dialogue(rejected)
-            if len(good) < 2 or len(bad) < 2:
-                return None
-            return {"prompt": good[:-1], "chosen": good[-1:], "rejected": bad[-1:]}
-        case "prompts", {"prompt": list(prompt)}:
-            return {"prompt": prompt}
-        case "prompts", {"prompt": str(prompt)}:
-            return {"prompt": [_turn("user", prompt)]}
-        case "prompts", {"instruction": str(instruction)}:
-            return {"prompt": [_turn("user", instruction)]}
-    return None
-
-
-def _to_kind(rows: "Dataset", kind: DatasetKind, name: str) -> "Dataset":
-    import datasets
-
-    converted = []
-    for row in rows:
-        new = _row_to_kind(row, kind)
-        if new is not None:
-            if isinstance(row.get("constraints"), str):
-                new["constraints"] = row["constraints"]
-            converted.append(new)
-    if not converted:
-        raise UserError(
-            f"dataset {name!r}: its columns {rows.column_names} do not make {kind}; expected "
-            "prompt+completion, messages, or instruction+output for instructions; chosen+rejected for preferences; "
-            "prompt or instruction for prompts; text for text"
-        )
-    return datasets.Dataset.from_list(converted)

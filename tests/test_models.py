@@ -49,12 +49,13 @@ def test_the_fingerprint_sees_weights_and_names(tiny_model: Path, tmp_path: Path
 def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     assert "not a bundled model" in str(model_problem("smollm2"))
     assert "config.json" in str(model_problem(str(tmp_path)))
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     assert "safetensors" in str(model_problem(str(tmp_path)))
     with pytest.raises(UserError, match="safetensors"):
         resolve_model(str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"not really")
+    assert "no safetensors file" in str(model_problem(str(tmp_path)))
     with pytest.raises(UserError, match="cannot load"):
         load_model(tmp_path)
 
