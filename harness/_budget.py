@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness._measures import Direction, Strict
 
@@ -50,8 +50,8 @@ class Budget(Strict):
 class TrainingRungs(Strict):
     """Successive halving (Jamieson & Talwalkar 2016; Li et al. 2020) by a metric of the training curve.
 
-    At each rung a trial goes on only if its metric is among the best `keep` of the trials that reached that rung in
-    earlier batches.
+    At each rung a trial goes on only if its metric, the mean since the rung before, is among the best `keep` of itself
+    and the trials that reached that rung in earlier batches.
     """
 
     metric: str = Field(min_length=1, description="what the cell's searched method logs: loss, reward, accuracy, ...")
@@ -89,6 +89,12 @@ class EarlyStopping(Strict):
 
     training: TrainingRungs | None = Field(default=None, description="rungs of the training steps")
     documents: DocumentRungs | None = Field(default=None, description="rungs of the tuning documents")
+
+    @model_validator(mode="after")
+    def _something(self) -> "EarlyStopping":
+        if self.training is None and self.documents is None:
+            raise ValueError("no rungs; give training or documents, or leave early_stopping out")
+        return self
 
 
 def _rising(rungs: list[float]) -> list[float]:

@@ -12,7 +12,7 @@ from harness.provenance import versions
 from harness.suite import Setting, Step, Suite
 from harness.targets import RUNTIMES, Target
 
-__all__ = ["Facts", "Models", "Run", "chain", "chain_ends", "measure_specs", "proxy_recipe"]
+__all__ = ["Facts", "Models", "Run", "chain", "chain_ends", "measure_specs", "own_stages", "proxy_recipe"]
 
 Settings = Mapping[str, Setting]
 ItemKind = Literal["task", "gold", "judge", "profile"]
@@ -68,6 +68,11 @@ def chain_ends(facts: Facts, run: Run, specs: Sequence[StageSpec]) -> "Models":
         reward=rewards[-1] if rewards else None,
         base=base,
     )
+
+
+def own_stages(facts: Facts, run: Run) -> list[str]:
+    """The keys of a run's stages by the position of their step, without those of its teachers."""
+    return list(_walk(facts, run).own)
 
 
 @dataclass

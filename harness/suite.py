@@ -158,6 +158,7 @@ class Suite(Strict):
         if self.budget.judge_cost is not None and (judge is None or judge.cost_per_vote is None):
             wrong = "no vote has a price; set measure.judge.cost_per_vote in the same unit"
             yield Problem(("budget", "judge_cost"), wrong)
+        yield from self._stopping_problems()
         # An unread recipe has no steps; what is wrong with it is said once.
         rewarded = {r: any(find_method(s.method).produces == "reward" for s in self._chain(r)) for r in self._own}
         for key, given in (("objectives", self.objectives), ("constraints", self.constraints)):
@@ -189,6 +190,15 @@ class Suite(Strict):
             if target.backend not in used | TORCH_BACKENDS:
                 message = f"no recipe leaves a model that backend {target.backend} runs: end one with an export"
                 yield Problem(("targets", index), message)
+
+    def _stopping_problems(self) -> Iterator[Problem]:
+        if self.early_stopping is None or self.early_stopping.documents is None:
+            return
+        of_documents = ("gold_reward", "rm_reward", "score")
+        if len(self.objectives) > 1 or not all(n in of_documents or "." in n for n in self.objectives):
+            wanted = f"a mean over documents ({', '.join(of_documents)} or <task>.<metric>)"
+            wrong = f"expected a single objective that is {wanted}, got {', '.join(self.objectives)}"
+            yield Problem(("early_stopping", "documents"), wrong, on_key=True)
 
     def _judge_problems(self) -> Iterator[Problem]:
         judge = self.measure.judge
@@ -225,6 +235,15 @@ class Suite(Strict):
     def quality_target(self) -> Target:
         """The target that tasks, gold and judge run on, for every recipe that runs there."""
         return self.quality_targets("base")[0]
+
+    def place(self, *path: str | int) -> str:
+        """`file:line:column` of the value at this path, or of what is nearest around it; without a file the name."""
+        if self._source is None:
+            return self.name
+        document = read_yaml(self._text, str(self._source))
+        for override in self._overrides:
+            apply_override(document, override)
+        return str(document.place(path))
 
     def backends(self, recipe: str) -> frozenset[str]:
         """The backends of targets that run the policy a recipe leaves."""

@@ -1,8 +1,12 @@
-"""Making the measurements of one spec: the model is loaded once, each measurement's rows are stored when it is done."""
+"""Making the measurements of one spec: the model is loaded once, each measurement's rows are stored when it is done.
+
+A tuning trial's may end at a rung (`harness.rungs`); of what was measured up to there no row is stored, since half a
+measurement under its key would pass for the whole.
+"""
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.data import DataSource, load_training_set
@@ -12,6 +16,7 @@ from harness.measure._placement import load_on
 from harness.method import LoadedModel
 from harness.models import load_model
 from harness.provenance import environment
+from harness.rungs import MeasureRungs, judge_documents, judge_scores, split
 from harness.runtimes import holds_export, load_runtime
 from harness.store import Store
 from harness.suite import Task
@@ -33,15 +38,20 @@ def run_measurements(spec: MeasureSpec, results: Path, log: Log) -> None:
 
     Raises:
         MeasurementError: a measurement has no meaningful result; those before it are stored.
+        HopelessError: stopped at one of the spec's rungs.
     """
     work = _Work(spec, results, log)
+    counting = () if spec.rungs is None else tuple(i for i in spec.items if i.key in spec.rungs.metrics)
+    if spec.rungs is not None:
+        work.to_rungs(counting, spec.rungs)
+    rest = [i for i in spec.items if i not in counting]
     tasks: dict[str, list[Item]] = {}
-    for item in spec.items:
+    for item in rest:
         if item.kind == "task":
             tasks.setdefault(str(item.settings["of"]), []).append(item)
-    for name, items in tasks.items():
-        work.tasks(name, items)
-    for item in spec.items:
+    for items in tasks.values():
+        work.tasks(items)
+    for item in rest:
         if item.kind == "gold":
             work.gold(item)
         elif item.kind == "judge":
@@ -106,26 +116,61 @@ class _Work:
     def tick(self, done: int, total: int) -> None:
         self.log(done, total, {})
 
-    def tasks(self, name: str, items: list[Item]) -> None:
+    def to_rungs(self, items: Sequence[Item], rungs: MeasureRungs) -> None:
+        """The measurements that the objective is made of, first and in parts; ends with the trial where it is hopeless.
+
+        Raises:
+            HopelessError: see `harness.rungs.judge_documents`.
+        """
+
+        def look(rung: int, rows: Mapping[str, Sequence[Row]]) -> None:
+            scores = {i.key: _scores(rows.get(i.task, ()), rungs.metrics[i.key]) for i in items}
+            for key, known in rungs.known.items():
+                documents = list(known)
+                places = [place for part in split(documents, rungs.at)[: rung + 1] for place in part]
+                scores[key] = {documents[place]: known[documents[place]] for place in places}
+            judge_documents(rungs, rung, scores)
+
+        if not items:
+            judge_scores(rungs, rungs.known)
+        # A single objective is made of tasks or of the gold measure.
+        elif items[0].kind == "gold":
+            self.gold(items[0], rungs.at, lambda rung, rows: look(rung, {items[0].task: rows}))
+        else:
+            self.tasks(items, rungs.at, look)
+
+    def tasks(
+        self,
+        items: Sequence[Item],
+        at: Sequence[float] = (),
+        look: Callable[[int, Mapping[str, Sequence[Row]]], None] | None = None,
+    ) -> None:
         from harness.measure.tasks import measure_tasks
 
         started = time.monotonic()
-        settings = {k: v for k, v in items[0].settings.items() if k != "of"}
+        settings = {str(i.settings["of"]): {k: v for k, v in i.settings.items() if k != "of"} for i in items}
         notes: dict[str, str] = {}
         rows = measure_tasks(
             self.load(self.spec.model),
             self.source,
-            {name: Task.model_validate(settings)},
+            {name: Task.model_validate(asked) for name, asked in settings.items()},
             self.spec.halves,
             "hf" if self.spec.scorer == "hf" else "prefix-tree",
             progress=self.tick,
             note=lambda reason: notes.update(scorer_fallback=reason),
+            at=at,
+            look=look,
         )
         seconds = time.monotonic() - started
         for item in items:
             self.save(item, "samples", rows[item.task], seconds / len(items), self.spec.artifact, notes)
 
-    def gold(self, item: Item) -> None:
+    def gold(
+        self,
+        item: Item,
+        at: Sequence[float] = (),
+        look: Callable[[int, Sequence[Row]], None] | None = None,
+    ) -> None:
         from harness.measure.gold import measure_gold
         from harness.suite import Gold
 
@@ -140,6 +185,8 @@ class _Work:
             settings,
             self.spec.halves,
             progress=self.tick,
+            at=at,
+            look=look,
         )
         self.save(item, "samples", rows, time.monotonic() - started, self.spec.artifact)
 
@@ -164,3 +211,7 @@ class _Work:
         started = time.monotonic()
         rows = measure_profile(self.folders.model(self.spec.model), self.target, item.settings, _PROFILE_LIMIT_S)
         self.save(item, "profile_samples", rows, time.monotonic() - started, self.spec.artifact)
+
+
+def _scores(rows: Sequence[Row], metric: str) -> dict[str, float]:
+    return {str(row["document"]): float(str(row["score"])) for row in rows if row["metric"] == metric}

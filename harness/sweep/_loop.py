@@ -25,6 +25,7 @@ from harness.spending import bound_reached, spent_by_trials
 from harness.store import Store
 from harness.sweep._graders import Graders
 from harness.sweep._records import Records, SweepState, TrialState
+from harness.sweep._rungs import Rungs
 from harness.sweep._work import FailedRunError, Work
 
 __all__ = ["Outcome", "run_sweep"]
@@ -88,6 +89,7 @@ class _Sweep:
         self._chosen: dict[tuple[str, str], asyncio.Future[tuple[int, Settings] | None]] = {
             (cell.recipe, cell.model): loop.create_future() for cell in plan.cells
         }
+        self.rungs = Rungs(plan.facts, store, plan.sweep, display.note)
         self._graders = Graders(plan.facts, self._chosen, work)
 
     async def run(self) -> None:
@@ -158,7 +160,7 @@ class _Sweep:
         try:
             specs = chain(self.facts, run)
             models = chain_ends(self.facts, run, specs)
-            await self._train(run, trial, specs)
+            await self._train(run, trial, self.rungs.of_training(run, trial, specs))
             await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
             self.store.ingest()
             values = objective_values(self.store, suite, self.plan.sweep, run.recipe, run.model, trial, run.seed)
@@ -211,6 +213,8 @@ class _Sweep:
         shape = self.work.shape(models.policy) if "profile" in kinds else None
         models = replace(models, reward=reward, judge=judge, shape=shape)
         specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
+        if phase == "tune":
+            specs = [(target, self.rungs.of_documents(run, trial, spec)) for target, spec in specs]
         self.records.measurements(run, trial, phase, models.artifact, specs)
         outcomes = await asyncio.gather(*(self.work.measure(spec) for _, spec in specs), return_exceptions=True)
         for outcome in outcomes:
@@ -221,7 +225,8 @@ class _Sweep:
         self._fail(run, trial, error)
         ended = error.result.state
         state: TrialState = ended if ended in ("infeasible", "pruned") else "failed"
-        self.records.trial(run, trial, phase, state, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self.records.trial(run, trial, phase, state, seconds=seconds, reached=error.result.reached)
 
     def _fail(self, run: Run, trial: int, error: FailedRunError) -> None:
         self.records.failure(run, trial, error)

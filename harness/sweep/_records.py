@@ -98,8 +98,9 @@ class Records:
         models: Models | None = None,
         objectives: Mapping[str, float] | None = None,
         seconds: float | None = None,
+        reached: Mapping[int, float] | None = None,
     ) -> None:
-        """A tuning trial or a final run has come into this state."""
+        """A tuning trial or a final run has come into this state; `reached`: a pruned one's values at its rungs."""
         row = {
             **self._where(run, trial),
             "phase": phase,
@@ -111,7 +112,9 @@ class Records:
             "seconds": seconds,
             "at": environment().now(),
         }
-        self._store.append("trial_events", [row])
+        at = {**self._where(run, trial), "at": row["at"]}
+        rungs = [{**at, "rung": rung, "value": value} for rung, value in (reached or {}).items()]
+        self._store.append_many({"trial_events": [row], "trial_rungs": rungs})
 
     def stage(self, run: Run, trial: int, position: int, spec: StageSpec, *, reused: bool) -> None:
         """The run goes through this stage."""
