@@ -5,10 +5,8 @@ from typing import Any, Self
 
 from pydantic import PrivateAttr
 
-from harness._overrides import apply_override
 from harness.suite import Suite
 from harness.targets import Target, target_problem
-from harness.yamlmarks import read_yaml
 
 __all__ = ["PartialSuite", "missing_targets", "refusals"]
 
@@ -50,12 +48,7 @@ def _what(suite: Suite, missing: Mapping[str, str], index: int) -> str:
 
 
 def _place(suite: Suite, index: int) -> str:
-    if suite.source is None:
-        return suite.name
-    document = read_yaml(suite.text, str(suite.source))
-    for override in suite.overrides:
-        apply_override(document, override)
-    return str(document.place(("targets", index)))
+    return suite.place("targets", index)
 
 
 class PartialSuite(Suite):

@@ -58,11 +58,12 @@ class DataSource:
             return f"{self.folder} has no folder {dataset}; add it there, or use --data hub"
         return outside_problem(self.folder / dataset)
 
-    def why(self, error: Exception, dataset: str) -> str:
-        """What an error in reading this dataset means: the file and line that is wrong, or what the hub did."""
+    def why(self, error: Exception, *datasets: str) -> str:
+        """What an error in reading one of these means: the file and line that is wrong, or what the hub did."""
         if self.folder is None:
             return f"cannot be had from the hub: {hub_reason(error) or data_reason(error)}"
-        return broken_file(self.folder / dataset) or data_reason(error)
+        broken = (broken_file(self.folder / dataset) for dataset in dict.fromkeys(datasets))
+        return next((problem for problem in broken if problem), None) or data_reason(error)
 
     def problem(self) -> str | None:
         """Why this source cannot be used, or None."""

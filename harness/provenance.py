@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.keys import content_key
+from harness.models import remote_code_allowed
 from harness.targets import machine
 
 __all__ = ["DECIDING", "Environment", "environment", "versions"]
@@ -71,6 +72,7 @@ def environment() -> Environment:
         "machine": machine(),
         "python": platform.python_version(),
         "packages": versions(_RECORDED),
+        "remote code allowed": remote_code_allowed(),
         "git": {"revision": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)},
     }
     return Environment(key=content_key("environment", **facts), text=json.dumps(facts, sort_keys=True))

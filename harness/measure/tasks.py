@@ -128,9 +128,13 @@ def load_tasks(source: DataSource, tasks: Mapping[str, TaskSettings]) -> dict[st
         try:
             with source.as_hub(), _no_bars():
                 loaded = task_manager([name]).load([name])["tasks"]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"task {name!r}: its documents in {source.name} cannot be loaded: {error}") from error
+        except Exception as error:
+            # The readers of a dozen formats, and lm-eval's own code over their rows, raise whatever they raise.
+            why = source.why(error, *(path for n in leaf_tasks(name) if (path := listing().leaves[n].path)))
+            raise UserError(f"task {name!r}: its documents in {source.name} cannot be loaded: {why}") from error
         found[name] = [_prepare(leaf, task, settings) for leaf, task in loaded.items()]
+        for prepared in found[name]:
+            _check_first(prepared, source)
     return found
 
 
@@ -170,6 +174,21 @@ def _prepare(name: str, task: Any, settings: TaskSettings) -> LeafTask:  # noqa:
         again = f"#{seen[text]}" if seen[text] > 1 else ""
         identities.append(_digest(f"{name}\n{text}{again}", 16))
     return LeafTask(name, task, documents, identities, [half_of(t) for t in texts])
+
+
+def _check_first(leaf: LeafTask, source: DataSource) -> None:
+    """Make the first document's prompt, as a column that is not there shows only then."""
+    if not leaf.documents:
+        raise UserError(f"task {leaf.name!r}: its documents in {source.name} are none; expected one at least")
+    try:
+        leaf.task.doc_to_text(dict(leaf.documents[0]))
+        leaf.task.doc_to_target(dict(leaf.documents[0]))
+    except Exception as error:
+        columns = ", ".join(leaf.documents[0])
+        raise UserError(
+            f"task {leaf.name!r}: its documents in {source.name} have not the columns it reads, but {columns} "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def task_fingerprint(source: DataSource, task: str, settings: TaskSettings) -> dict[str, dict[str, object]]:

@@ -120,6 +120,9 @@ def provenance(facts: Facts) -> Html:
             for r in facts.fallbacks.sort("label").iter_rows(named=True)
         ),
         tag("h3", "Environments"),
+        tag("p", "Models were allowed to run Python code of their own (--trust-remote-code).")
+        if any(("remote code allowed", "yes") in _flat(_json(text)) for text in facts.environments["json"])
+        else None,
         *(environments or [tag("p", "None was recorded.", class_="empty")]),
         _stages(facts),
         tag("h3", "The suite"),

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from harness.errors import UserError
 from harness.method import LoadedModel
+from harness.models import remote_code_allowed
 from harness.runtimes._protocol import Cache as Past
 
 if TYPE_CHECKING:
@@ -127,8 +128,8 @@ def wrap(runtime: "Runtime", folder: Path, backend: str) -> LoadedModel:
         UserError: its configuration or tokenizer cannot be read.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code_allowed())
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=remote_code_allowed())
         model = RuntimeModel(config, runtime, backend)
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
