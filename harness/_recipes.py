@@ -249,6 +249,8 @@ def _method(path: KeyPath, problems: list[Problem]) -> type[Method[Params]] | No
             method = find_method(key)
         except UserError as error:
             message = str(error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # importing a module of the user's runs it, whatever it does
+            message = f"importing this method's module ends with {type(error).__name__}: {error}"
         else:
             missing = [word for word in _DECLARED if not hasattr(method, word)]
             if not missing and re.fullmatch(NAME_PATTERN, method.name) and "." not in method.name:

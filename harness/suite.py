@@ -29,6 +29,7 @@ from harness._measures import (
 )
 from harness._overrides import apply_override
 from harness._recipes import NAME_PATTERN, Step, read_recipes
+from harness._secrets import first_secret
 from harness._spaces import Setting, Space, explain, quoted, suggestion
 from harness._suite_schema import recipes_schema
 from harness._teachers import dependencies
@@ -37,7 +38,7 @@ from harness.keys import canonical, content_key
 from harness.method import TORCH_BACKENDS, find_method
 from harness.models import BUNDLED_MODELS
 from harness.targets import Target
-from harness.yamlmarks import Document, KeyPath, Problem, problems_error, read_text, read_yaml
+from harness.yamlmarks import Document, KeyPath, Place, Problem, problems_error, read_text, read_yaml
 
 __all__ = [
     "Budget",
@@ -359,6 +360,7 @@ def load_suite(path: Path | str, overrides: Sequence[str] = ()) -> Suite:
     """
     path = Path(path)
     text = read_text(path)
+    _refuse_secrets(text, path, overrides)
     document = read_yaml(text, str(path))
     if document.data is None and document.problems:
         raise problems_error(document, document.problems)
@@ -371,6 +373,19 @@ def load_suite(path: Path | str, overrides: Sequence[str] = ()) -> Suite:
             apply_override(document, override)
         return _validated(document, path, text, tuple(overrides))
     raise problems_error(document, document.problems)
+
+
+def _refuse_secrets(text: str, path: Path, overrides: Sequence[str]) -> None:
+    # The suite is stored as it was read, and shown in the report.
+    found = first_secret(text)
+    if found is not None:
+        before = text[: found[1]]
+        place = Place(str(path), before.count("\n") + 1, len(before) - before.rfind("\n"))
+    elif (found := next((f for o in overrides if (f := first_secret(o)) is not None), None)) is not None:
+        place = Place("--set …")
+    else:
+        return
+    raise UserError(f"{place}: {found[0]} stands here; take it out: the suite is stored and shown in the report")
 
 
 def _listed(names: Iterable[str]) -> str:

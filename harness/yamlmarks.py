@@ -25,6 +25,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
+from harness._printable import printable
 from harness.errors import UserError
 
 __all__ = ["Document", "KeyPath", "Place", "Problem", "problems_error", "read_text", "read_yaml"]
@@ -119,7 +120,8 @@ def problems_error(document: Document, problems: list[Problem]) -> UserError:
         place = problem.place or document.place(problem.path, on_key=problem.on_key)
         path = ".".join(str(p) for p in problem.path)
         text = f"{place}: {path + ': ' if path else ''}{problem.message}"
-        lines.append((not place.line, place, re.sub(r"\s*[\r\n]\s*", " ", text)))
+        # A key or a value of the file may hold what would drive the terminal.
+        lines.append((not place.line, place, printable(re.sub(r"\s*[\r\n]\s*", " ", text))))
     texts = list(dict.fromkeys(text for _, _, text in sorted(lines)))
     more = [f"… and {len(texts) - _MAX_SHOWN} more"] if len(texts) > _MAX_SHOWN else []
     return UserError("\n".join(texts[:_MAX_SHOWN] + more))
