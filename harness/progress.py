@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from harness._printable import printable
 from harness.execute import Progress as Sign
 
 __all__ = ["Display"]
@@ -63,7 +64,10 @@ class Display:
         """A line worth keeping."""
         clock = time.monotonic() - self._begin
         self._console.print(
-            f"[{int(clock) // 60:d}:{int(clock) % 60:02d}] {text}", markup=False, highlight=False, soft_wrap=True
+            f"[{int(clock) // 60:d}:{int(clock) % 60:02d}] {printable(text)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
 
     def cell(self, recipe: str, model: str, done: int, total: int) -> None:
@@ -71,7 +75,7 @@ class Display:
         key, label = f"cell {recipe} {model}", f"{recipe}: trials"
         if self._live:
             if key not in self._tasks:
-                self._tasks[key] = self._bars.add_task(label, total=total, figures="")
+                self._tasks[key] = self._bars.add_task(printable(label), total=total, figures="")
             self._bars.update(self._tasks[key], completed=done)
         elif done < total:
             self.note(f"{recipe} on {model}: {done} of {total} trials done")
@@ -80,7 +84,7 @@ class Display:
         """A stage or measurement was handed to the executor."""
         self._labels[key] = label
         if self._live:
-            self._tasks[key] = self._bars.add_task(label, total=None, start=False, figures="waiting")
+            self._tasks[key] = self._bars.add_task(printable(label), total=None, start=False, figures="waiting")
 
     def progress(self, sign: Sign) -> None:
         """A sign of life of what runs."""
