@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.errors import MeasurementError, UserError
+from harness.errors import MeasurementError, PrunedError, UserError
 from harness.gold import gold_reward, parse_constraints
 from harness.measure.gold import gold_documents, gold_fingerprint, measure_gold
 from harness.method import LoadedModel
@@ -99,6 +99,38 @@ def test_a_response_depends_on_seed_and_document_alone(moved: LoadedModel, base:
     assert responses(_Settings(limit=4), ["tune", "final"], ROWS).items() <= whole.items()
     assert responses(_Settings(), ["tune", "final"], ROWS[::-1]) == whole
     assert responses(_Settings(seed=1), ["tune", "final"], ROWS) != whole
+
+
+def test_measured_in_parts_every_response_and_score_is_the_same(moved: LoadedModel, base: LoadedModel) -> None:
+    whole = measure_gold(moved, ROWS, None, base, _Settings(), ["tune", "final"])
+    looks: list[tuple[int, set[object]]] = []
+    parts = measure_gold(
+        moved,
+        ROWS,
+        None,
+        base,
+        _Settings(),
+        ["tune", "final"],
+        at=(0.25, 0.5),
+        look=lambda rung, rows: looks.append((rung, {r["document"] for r in rows})),
+    )
+    assert [(r["metric"], r["document"]) for r in parts] == [(r["metric"], r["document"]) for r in whole]
+    for one, other in zip(parts, whole, strict=True):
+        if one["metric"] == "kl":
+            # A sum of float32 log-probabilities, whose rounding goes with the batch.
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        else:
+            assert one == other
+    in_order = sorted({str(r["document"]) for r in whole})
+    assert looks == [(0, set(in_order[:3])), (1, set(in_order[:5]))]
+
+
+def test_a_look_ends_the_measuring(moved: LoadedModel, base: LoadedModel) -> None:
+    def look(rung: int, rows: object) -> None:
+        raise PrunedError(f"at {rung}")
+
+    with pytest.raises(PrunedError, match="at 0"):
+        measure_gold(moved, ROWS, None, base, _Settings(), ["tune"], at=(0.5,), look=look)
 
 
 def test_the_reward_model_scores_the_conversation(base: LoadedModel, tiny_model: Path) -> None:

@@ -183,6 +183,34 @@ def test_halves_are_disjoint_and_complete(source: DataSource, loaded: LoadedMode
     assert {d for n, d in tune if n == "mmlu_anatomy"} == {d for d, h in halves.items() if h == "tune"}
 
 
+@pytest.mark.parametrize("scorer", ["prefix-tree", "hf"])
+def test_scored_in_parts_every_prompt_and_score_is_the_same(
+    source: DataSource, loaded: LoadedModel, scorer: str
+) -> None:
+    # GSM8K draws its examples at random, document after document; MMLU shows the first ones.
+    tasks = {"gsm8k": _Settings(num_fewshot=2, max_gen_toks=4), "mmlu_anatomy": _Settings(num_fewshot=2)}
+    whole = measure_tasks(loaded, source, tasks, ["tune", "final"], scorer)  # type: ignore[arg-type]
+    looks: list[dict[str, set[object]]] = []
+    parts = measure_tasks(
+        loaded,
+        source,
+        tasks,
+        ["tune", "final"],
+        scorer,  # type: ignore[arg-type]
+        at=(0.25, 0.5),
+        look=lambda _, rows: looks.append({n: {r["document"] for r in found} for n, found in rows.items()}),
+    )
+
+    def by_document(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+        return sorted(rows, key=lambda r: (str(r["document"]), str(r["metric"])))
+
+    assert len({r["prompt"] for r in whole["gsm8k"]}) == 12
+    for name in tasks:
+        assert by_document(parts[name]) == by_document(whole[name])
+        in_order = sorted({str(r["document"]) for r in whole[name]})
+        assert [seen[name] for seen in looks] == [set(in_order[:3]), set(in_order[:6])]
+
+
 def test_documents_of_the_other_half_are_not_shown_to_the_model(
     source: DataSource, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
