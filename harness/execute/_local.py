@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from harness._secrets import redacted
 from harness.execute._places import Places
 from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
 
@@ -133,7 +134,7 @@ def _crashed(spec: Spec, code: int, log: Path) -> Result:
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     memory = code == -signal.SIGKILL
     reason = "; the system kills a process that takes too much memory" if memory else ""
-    tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.is_file() else ""
+    tail = redacted(log.read_text(encoding="utf-8", errors="replace")[-16_000:])[-4000:] if log.is_file() else ""
     return Result(
         key=spec.key,
         state="infeasible" if memory else "crash",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from harness._disk import storage_error
+from harness._secrets import redacted
 from harness.errors import InfeasibleError, PrunedError
 from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
 from harness.rungs import HopelessError
@@ -76,10 +77,15 @@ def _ended(spec: StageSpec | MeasureSpec, error: BaseException, seconds: float, 
             "key": spec.key,
             "state": state,
             "seconds": seconds,
-            "message": message[:_LONGEST_MESSAGE],
-            "traceback": "".join(traceback.format_exception(error)),
+            "message": _storable(message)[:_LONGEST_MESSAGE],
+            "traceback": _storable("".join(traceback.format_exception(error))),
             "peak_mb": peak,
             "step": step if named is None else named,
             "reached": error.reached if isinstance(error, HopelessError) else {},
         }
     )
+
+
+def _storable(text: str) -> str:
+    # Half a character (a method may raise anything) can be written to no file.
+    return redacted(text).encode(errors="backslashreplace").decode()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from harness._secrets import RedactedStream
 from harness.execute._run import run_spec
 from harness.execute._spec import MeasureSpec, Progress, StageSpec
 from harness.processes import die_with_parent
@@ -28,6 +29,8 @@ def main(arguments: list[str]) -> int:
     # The real standard output carries progress only; a library's stray print must not corrupt it.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    # What Python code prints goes to the log without secrets. Both streams, as descriptor 1 is the log's as well now.
+    sys.stdout = sys.stderr = RedactedStream(sys.stderr)
 
     def report(sign: Progress) -> None:
         print(sign.model_dump_json(), file=out, flush=True)
