@@ -5,11 +5,11 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import __version__
+from harness._commandline import build_parser
 from harness.errors import StorageError, UserError
 
 if TYPE_CHECKING:
@@ -22,68 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["build_parser", "main"]
 
 _DONE, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line; a test holds it frozen."""
-    parser = argparse.ArgumentParser(
-        prog="harness",
-        description="Compare post-training methods at equal budgets, with intervals.",
-        epilog="Exit codes: 0 done, 1 something failed (what, and where its traceback is), 2 bad input.",
-    )
-    parser.add_argument("--version", action="version", version=f"harness {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text)
-
-    def places(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--results", type=Path, default=Path("results"), help="artifacts and store (default: results)")
-
-    def suite_options(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("suite", metavar="SUITE", help="a suite's YAML file")
-        sub.add_argument("--data", metavar="bundled|hub|DIR", help="where documents come from, instead of the suite's")
-        sub.add_argument("--set", action="append", default=[], metavar="key=value", help="change a key of the suite")
-        sub.add_argument(
-            "--skip-unavailable", action="store_true", help="leave out targets that this machine cannot run"
-        )
-        places(sub)
-
-    plan = command("plan", "Show what a sweep would do: cells, stages after sharing, what is cached, time and disk.")
-    suite_options(plan)
-    sweep = command("sweep", "Run what is missing of a suite and write its report.")
-    suite_options(sweep)
-    sweep.add_argument("--dry-run", action="store_true", help="only plan")
-    sweep.add_argument("--workers", type=int, help="worker processes (default: as many as cores)")
-    sweep.add_argument("--reports", type=Path, default=Path("reports"), help="where the report goes (default: reports)")
-    alone = command("run-stage", "Run one stage or measurement that failed again, alone, in this process.")
-    alone.add_argument(
-        "spec", metavar="KEY|FILE", help='its key (`harness sql "SELECT command FROM failures"`) or JSON'
-    )
-    places(alone)
-    status = command("status", "Show the sweeps of this results folder and how far they are.")
-    places(status)
-    report = command("report", "Write the report of a sweep.")
-    report.add_argument(
-        "sweep", nargs="?", metavar="SUITE|SWEEP", help="a suite's file or name, or a sweep (default: the latest)"
-    )
-    report.add_argument("--reports", type=Path, default=Path("reports"), help="where it goes (default: reports)")
-    places(report)
-    sql = command("sql", "Ask the store, read-only: views suites, trials, scores, samples, profiles, training, …")
-    sql.add_argument("query", metavar="QUERY", help="one SELECT (DuckDB); 'FROM dictionary' explains the views")
-    sql.add_argument(
-        "--format", choices=["table", "csv", "json", "parquet"], help="default: table on a terminal, else csv"
-    )
-    places(sql)
-    listing = command("list", "List what a suite can name.")
-    listing.add_argument("what", choices=["methods", "tasks", "models", "suites"])
-    listing.add_argument(
-        "--data", default="bundled", metavar="bundled|hub|DIR", help="the source whose tasks are listed"
-    )
-    doctor = command("doctor", "Check this machine: hardware, versions, what is reachable, which extras are there.")
-    doctor.add_argument("--offline", action="store_true", help="do not try to reach the hub")
-    command("schema", "Print the JSON Schema of a suite, with which editors complete YAML.")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -155,7 +93,7 @@ def _load(options: argparse.Namespace) -> "Suite":
 
 
 def _plan(options: argparse.Namespace) -> "Plan":
-    from harness.history import known_stages
+    from harness.outlook import look_ahead
     from harness.plan import disk_problem, gather_facts, make_plan
 
     suite = _load(options)
@@ -163,7 +101,7 @@ def _plan(options: argparse.Namespace) -> "Plan":
     with console.status("planning") as status:
         facts = gather_facts(suite, say=status.update, skip_unavailable=options.skip_unavailable)
         _store(options.results)
-        plan = make_plan(facts.suite, facts, options.results, known_stages(facts, options.results))
+        plan = make_plan(facts.suite, facts, options.results, look_ahead(facts, options.results))
     for name, reason in plan.skipped.items():
         print(f"harness: skipped: target {name}: {reason}", file=sys.stderr)
     if problem := disk_problem(plan, options.results):
@@ -181,16 +119,40 @@ def _command_plan(options: argparse.Namespace) -> int:
 def _command_sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _command_plan(options)
+    return _run(options, _sweep_plan(options))
+
+
+def _sweep_plan(options: argparse.Namespace) -> "Plan":
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers: expected at least 1, got {options.workers}")
+    return _plan(options)
+
+
+def _command_retry(options: argparse.Namespace) -> int:
+    from harness.retry import close_unused, find_ended, reopen
+    from harness.store import Store
+
+    plan, store = _sweep_plan(options), Store(options.results)
+    wanted = {name: getattr(options, name) for name in ("recipe", "model", "kind", "trial")}
+    ended = find_ended(store, plan, **wanted)
+    if not ended:
+        print(f"Nothing to retry in {plan.sweep}.")
+        return _DONE
+    for one in ended:
+        print(f"harness: again: {one.words()}", file=sys.stderr)
+    code = _run(options, plan, lambda: reopen(store, plan.sweep, ended))
+    close_unused(store, plan.sweep, ended)
+    return code
+
+
+def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] = lambda: None) -> int:
     import asyncio
 
     from harness.report import answer, write_report
     from harness.running import run_plan
     from harness.store import Store
 
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers: expected at least 1, got {options.workers}")
-    plan = _plan(options)
-    outcome = asyncio.run(run_plan(plan, options.results, options.workers))
+    outcome = asyncio.run(run_plan(plan, options.results, options.workers, prepare))
     store = Store(options.results)
     page = write_report(store, plan.sweep, options.reports)
     print(answer(store, plan.sweep))
@@ -215,6 +177,48 @@ def _command_run_stage(options: argparse.Namespace) -> int:
     from harness.alone import run_alone
 
     return _DONE if run_alone(options.spec, options.results) else _FAILED
+
+
+def _command_gc(options: argparse.Namespace) -> int:
+    from harness.gc import find_garbage, remove
+    from harness.lock import only_one
+    from harness.show import show_garbage
+
+    if not options.results.is_dir():
+        raise UserError(f"no results folder {options.results}; name it with --results")
+    with only_one(options.results, "harness gc"):
+        garbage = find_garbage(_store(options.results), superseded=options.superseded)
+        if not garbage:
+            print("Nothing to remove.")
+            return _DONE
+        show_garbage(garbage)
+        if not options.yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
+            print("Nothing was removed: add --yes to remove them.")
+            return _DONE
+        if not options.yes and input("Remove them? Rows in the store stay. [y/N] ").strip().lower() not in ("y", "yes"):
+            print("Nothing was removed.")
+            return _DONE
+        for one in garbage:
+            remove(one)
+    print(f"Removed {len(garbage)}.")
+    return _DONE
+
+
+def _command_db(options: argparse.Namespace) -> int:
+    from harness.lock import only_one
+    from harness.store import TABLES, Store
+
+    store = Store(options.results)
+    if not store.shards.is_dir():
+        raise UserError(
+            f"no shards under {options.results}, from which a database is made; name a folder with --results"
+        )
+    with only_one(options.results, "harness db rebuild"):
+        batches = store.rebuild()
+        counts = " UNION ALL ".join(f"SELECT count(*) AS n FROM raw.{name}" for name in TABLES)
+        rows = store.query(f"SELECT sum(n)::BIGINT AS n FROM ({counts})")["n"][0]
+    print(f"{store.database}: made anew from {batches} batches of shards, {rows} rows.")
+    return _DONE
 
 
 def _command_status(options: argparse.Namespace) -> int:
@@ -278,7 +282,10 @@ def _command_schema(options: argparse.Namespace) -> int:
 _COMMANDS = {
     "plan": _command_plan,
     "sweep": _command_sweep,
+    "retry": _command_retry,
     "run-stage": _command_run_stage,
+    "gc": _command_gc,
+    "db": _command_db,
     "status": _command_status,
     "report": _command_report,
     "sql": _command_sql,

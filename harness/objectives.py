@@ -1,6 +1,6 @@
 """The objectives of a trial, from what the store holds of its tuning half."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from harness.errors import MeasurementError
 from harness.measure.tasks import leaf_tasks
@@ -8,12 +8,25 @@ from harness.resolve import ItemKind
 from harness.store import Store
 from harness.suite import Suite
 
-__all__ = ["MAIN_METRICS", "kinds_of", "main_metric", "objective_values"]
+__all__ = ["MAIN_METRICS", "kinds_of", "main_metric", "objective_values", "values_of"]
 
 MAIN_METRICS = ("acc_norm", "exact_match_flexible", "exact_match", "acc")
 """The figure a task goes by when several are scored: the first of these it has, else its first metric by name."""
 
 _OF_PROFILE = {"latency_ms": "e2e_ms", "peak_memory_mb": "peak_rss_mb", "weight_mb": "weight_mb"}
+
+# As the view `scores` has it, but for these measurements alone: a trial does not wait for the averages of all others.
+_FIGURES = """
+    SELECT CASE m.kind WHEN 'task' THEN m.task ELSE m.kind END AS task, f.metric, f."value", f.n FROM (
+        SELECT measurement, metric, avg(score) AS "value", count(*) AS n FROM (
+            SELECT measurement, metric, score FROM raw.samples
+            WHERE half = 'tune' AND list_contains($keys, measurement)
+            UNION ALL
+            SELECT measurement, aspect AS metric, avg(score) AS score FROM raw.judge_votes
+            WHERE half = 'tune' AND list_contains($keys, measurement) GROUP BY measurement, aspect, document
+        ) GROUP BY measurement, metric
+    ) f JOIN raw.measurements m USING (measurement) ORDER BY task, f.metric, measurement
+"""
 
 
 def kinds_of(names: Iterable[str]) -> frozenset[ItemKind]:
@@ -45,28 +58,37 @@ def objective_values(
     Raises:
         MeasurementError: one of them has no rows.
     """
-    where = [sweep, recipe, model, trial, seed]
-    scores = store.query(
-        'SELECT task, metric, "value", n FROM scores WHERE sweep = ? AND recipe = ? AND model = ? AND trial = ? '
-        "AND seed = ? AND phase = 'tune' AND split = 'tune'",
-        where,
-    ).rows()
+    links = store.query(
+        "SELECT DISTINCT measurement FROM raw.measurement_links WHERE sweep = ? AND recipe = ? AND model = ? "
+        "AND trial = ? AND seed = ? AND phase = 'tune'",
+        [sweep, recipe, model, trial, seed],
+    )
+    return values_of(store, suite, recipe, links["measurement"].to_list())
+
+
+def values_of(store: Store, suite: Suite, recipe: str, measurements: Collection[str]) -> dict[str, float]:
+    """The values of the suite's objectives and constraints that these measurements of a recipe's model give.
+
+    Raises:
+        MeasurementError: one of them has no rows.
+    """
+    keys = list(measurements)
+    scores = store.query(_FIGURES, {"keys": keys}).rows()
     values: dict[str, float] = {}
     for name in [*suite.objectives, *suite.constraints]:
         if name in values:
             continue
-        found = _value(store, suite, name, scores, where)
+        if name in _OF_PROFILE:
+            found = _profiled(store, suite, recipe, _OF_PROFILE[name], keys)
+        else:
+            found = _value(suite, name, scores)
         if found is None:
             raise MeasurementError(f"no measured value for the objective {name!r}")
         values[name] = found
     return values
 
 
-def _value(
-    store: Store, suite: Suite, name: str, scores: list[tuple[str, str, float, int]], where: list[object]
-) -> float | None:
-    if name in _OF_PROFILE:
-        return _profiled(store, suite, _OF_PROFILE[name], where)
+def _value(suite: Suite, name: str, scores: list[tuple[str, str, float, int]]) -> float | None:
     if name == "score":
         parts = [_task(scores, task, None) for task in suite.measure.tasks]
         known = [p for p in parts if p is not None]
@@ -89,16 +111,15 @@ def _task(scores: list[tuple[str, str, float, int]], task: str, metric: str | No
     return sum(v * n for v, n in chosen) / total if total else None
 
 
-def _profiled(store: Store, suite: Suite, metric: str, where: list[object]) -> float | None:
+def _profiled(store: Store, suite: Suite, recipe: str, metric: str, measurements: list[str]) -> float | None:
     if suite.measure.profile is None:
         return None
     setting = f"batch={suite.measure.profile.batch_sizes[0]}"
     rows = store.query(
-        'SELECT p.setting, p."value" FROM profiles p '
-        "JOIN raw.measurement_links t USING (artifact, target, measurement) "
-        "WHERE t.sweep = ? AND t.recipe = ? AND t.model = ? AND t.trial = ? AND t.seed = ? AND t.phase = 'tune' "
-        "AND p.target = ? AND p.metric = ? ORDER BY p.setting",
-        [*where, suite.quality_targets(str(where[1]))[0].name, metric],
+        'SELECT setting, median("value") FROM raw.profile_samples WHERE list_contains($keys, measurement) '
+        "AND measurement IN (SELECT measurement FROM raw.measurement_links WHERE target = $target) "
+        "AND metric = $metric GROUP BY setting ORDER BY setting",
+        {"keys": measurements, "target": suite.quality_targets(recipe)[0].name, "metric": metric},
     ).rows()
     # Weights are measured once at loading and not per batch: that figure has a setting of its own.
     exact = [v for s, v in rows if s == setting]

@@ -2,20 +2,21 @@
 
 import importlib.util
 import shutil
-import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from harness._available import PartialSuite, missing_targets, refusals
+from harness._sizes import bytes_below
 from harness.data import DataSource, dataset_problem, load_training_set
 from harness.errors import UserError
 from harness.execute import StageSpec
-from harness.folders import Folders
+from harness.gold import parse_constraints
 from harness.keys import content_key
 from harness.method import find_method
-from harness.models import folder_fingerprint, model_problem, resolve_model
+from harness.models import content_problem, folder_fingerprint, model_problem, resolve_model
+from harness.outlook import CellOutlook, Outlook, orphaned
 from harness.resolve import Facts
 from harness.store import Store
 from harness.suite import Suite
@@ -36,6 +37,12 @@ class Cell:
     trials: int
     searched: tuple[str, ...]
     steps: tuple[str, ...]
+    new: int = 0
+    """Stages to compute; what cells share counts for the first of them."""
+    cached: int = 0
+    """Stages whose artifacts are there."""
+    undecided: int = 0
+    """Stages whose settings the search has yet to suggest, at most."""
 
 
 @dataclass
@@ -43,11 +50,20 @@ class Estimate:
     """What is known of the cost before the start; None is unknown, and shown so."""
 
     stages: int = 0
-    """Stages after sharing."""
+    """Stages after sharing: new, cached and undecided."""
+    new: int = 0
+    """To compute, with settings that are known."""
     cached: int = 0
-    """Of those whose settings are known already: complete artifacts."""
+    """Complete artifacts."""
     undecided: int = 0
-    """Stages whose settings the search has yet to suggest."""
+    """Stages whose settings the search has yet to suggest, at most."""
+    measurements: int = 0
+    """Measurements that are known to be asked for; those of undecided stages come on top."""
+    measured: int = 0
+    """Of those, in the store."""
+    orphaned: int = 0
+    """Artifacts that earlier versions of this suite have left, and that this one does not go by."""
+    orphaned_gb: float = 0.0
     seconds: float | None = None
     disk_gb: float | None = None
 
@@ -112,7 +128,10 @@ def gather_facts(
     models = {}
     for name in (*suite.models, *_teachers(suite)):
         say(f"preparing the model {name}")
-        models[name] = content_key("model", files=folder_fingerprint(resolve_model(name)))
+        models[name] = content_key("model", files=folder_fingerprint(_sound_model(suite, name)))
+    if (judging := _judge_model(suite)) is not None:
+        say(f"preparing the model {judging}")
+        _sound_model(suite, judging)
     say("reading the data")
     datasets = {
         (name, kind): load_training_set(name, kind, source)[1]  # type: ignore[arg-type]  # a method's declared kind
@@ -123,6 +142,7 @@ def gather_facts(
         rows, fingerprint = load_training_set(suite.measure.gold.dataset, "prompts", source, split="test")
         if "constraints" not in rows.column_names:
             raise UserError(f"measure.gold.dataset: {suite.measure.gold.dataset!r} has no column constraints")
+        _check_gold(suite.measure.gold.dataset, rows)
         gold = {"rows": fingerprint}
     judge = None
     if suite.measure.judge is not None:
@@ -149,22 +169,17 @@ def gather_facts(
 def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
     where = str(suite.source or suite.name)
     if problem := source.problem():
-        yield f"{where}: data: {problem}"
+        yield f"{suite.place('data')}: data: {problem}"
         return
-    for name in suite.models:
+    for index, name in enumerate(suite.models):
         if problem := model_problem(name):
-            yield f"{where}: models: {name!r}: {problem}"
+            yield f"{suite.place('models', index)}: models: {name!r}: {problem}"
     for name in _teachers(suite):
         if problem := model_problem(name):
-            yield f"{where}: the teacher {name!r}: {problem}"
-    judge = suite.measure.judge
-    if judge is not None and judge.model not in ("self", "base", *suite.recipes) and (p := model_problem(judge.model)):
-        yield f"{where}: measure.judge.model: {judge.model!r}: {p}"
-    for name, _ in _datasets(suite):
-        if problem := dataset_problem(name, source):
-            yield f"{where}: dataset {name!r}: {problem}"
-    if suite.measure.gold is not None and (p := dataset_problem(suite.measure.gold.dataset, source)):
-        yield f"{where}: measure.gold.dataset: {p}"
+            yield f"{_setting_place(suite, 'teacher', name)}: the teacher {name!r}: {problem}"
+    if (judging := _judge_model(suite)) is not None and (problem := model_problem(judging)):
+        yield f"{suite.place('measure', 'judge', 'model')}: measure.judge.model: {judging!r}: {problem}"
+    yield from _dataset_problems(suite, source)
     yield from _import_problems(suite, where)
     yield from _quality_problems(suite, where)
     if suite.measure.tasks:
@@ -172,7 +187,54 @@ def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
 
         for name, settings in suite.measure.tasks.items():
             if problem := task_problem(source, name, settings):
-                yield f"{where}: measure.tasks.{name}: {problem}"
+                yield f"{suite.place('measure', 'tasks', name)}: measure.tasks.{name}: {problem}"
+
+
+def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
+    for name, _ in _datasets(suite):
+        if problem := dataset_problem(name, source):
+            yield f"{_setting_place(suite, 'dataset', name)}: dataset {name!r}: {problem}"
+    if suite.measure.gold is not None and (p := dataset_problem(suite.measure.gold.dataset, source)):
+        yield f"{suite.place('measure', 'gold', 'dataset')}: measure.gold.dataset: {p}"
+    judge = suite.measure.judge
+    if judge is not None and judge.prompts is not None and (p := dataset_problem(judge.prompts, source)):
+        yield f"{suite.place('measure', 'judge', 'prompts')}: measure.judge.prompts: {p}"
+
+
+def _setting_place(suite: Suite, setting: str, value: str) -> str:
+    """Where the first step stands that gives a setting this value."""
+    for recipe, steps in suite.recipes.items():
+        for index, step in enumerate(steps):
+            for method, settings in step.items():
+                given = settings.get(setting) if isinstance(settings, dict) else None
+                if given == value or (isinstance(given, dict) and value in given.get("values", ())):
+                    return suite.place("recipes", recipe, index, method, setting)
+    return suite.place("recipes")
+
+
+def _judge_model(suite: Suite) -> str | None:
+    """The model that judges, where it is neither a recipe's nor one of the suite's own."""
+    judge = suite.measure.judge
+    known = ("self", "base", *suite.recipes, *suite.models)
+    return None if judge is None or judge.model in known else judge.model
+
+
+def _sound_model(suite: Suite, name: str) -> Path:
+    """The folder of a model, looked through: a stage would find out late, and a comparison perhaps never."""
+    kinds = {kind for _, kind in _datasets(suite)}
+    folder = resolve_model(name)
+    chat = bool(kinds - {"text"}) or suite.measure.gold is not None or suite.measure.judge is not None
+    if problem := content_problem(folder, chat=chat):
+        raise UserError(f"model {name!r}: {problem}")
+    return folder
+
+
+def _check_gold(name: str, rows: Iterable[Mapping[str, object]]) -> None:
+    for number, row in enumerate(rows, start=1):
+        try:
+            parse_constraints(str(row["constraints"]))
+        except ValueError as error:
+            raise UserError(f"measure.gold.dataset: {name!r}, row {number}: {error}") from error
 
 
 def _import_problems(suite: Suite, where: str) -> Iterable[str]:
@@ -218,10 +280,9 @@ def _datasets(suite: Suite) -> list[tuple[str, str]]:
     return list(found)
 
 
-def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSpec] = ()) -> Plan:
-    """Cells and cost. `known`: the stages whose settings are decided already (see `harness.history.known_stages`)."""
+def make_plan(suite: Suite, facts: Facts, results: Path, outlook: Outlook | None = None) -> Plan:
+    """Cells and cost. `outlook`: what the sweep will find (`look_ahead`); without it, all stages count as undecided."""
     cells = []
-    stages = 0
     # A whole suite has a target for every recipe; one without the targets that this machine lacks may not.
     unmeasured = tuple(r for r in suite.recipe_order() if not suite.targets_of(r))
     for model in suite.models:
@@ -229,48 +290,54 @@ def make_plan(suite: Suite, facts: Facts, results: Path, known: Iterable[StageSp
             if recipe in unmeasured:
                 continue
             space = suite.search_space(recipe)
-            steps = suite.steps(recipe)
             trials = suite.budget.trials_per_cell if space else 0
-            cells.append(Cell(recipe, model, trials, tuple(space), tuple(s.method for s in steps)))
-            searched = False
-            for step in (s for s in steps if s.recipe == recipe):
-                searched = searched or bool(step.spaces)
-                # Trials share what comes before the first searched step; the chosen trial is one of the tuning runs.
-                stages += trials + len(suite.seeds) - 1 if searched else len(suite.seeds)
-    folders, store = Folders(results), Store(results)
-    specs = {s.key: s for s in known}
-    waiting = [s for s in specs.values() if not folders.has(s.key)]
+            found = outlook.cells[recipe, model] if outlook else CellOutlook(undecided=_stages(suite, recipe))
+            steps = tuple(s.method for s in suite.steps(recipe))
+            cells.append(Cell(recipe, model, trials, tuple(space), steps, found.new, found.cached, found.undecided))
     estimate = Estimate(
-        stages=stages,
-        cached=len(specs) - len(waiting),
-        undecided=max(0, stages - len(specs)),
-        disk_gb=_disk(suite, stages),
+        new=sum(cell.new for cell in cells),
+        cached=sum(cell.cached for cell in cells),
+        undecided=sum(cell.undecided for cell in cells),
     )
-    if estimate.cached == stages:
-        estimate.seconds, estimate.disk_gb = 0.0, 0.0
-    elif not estimate.undecided and store.ready():
-        estimate.seconds = _seconds(store, waiting)
+    estimate.stages = estimate.new + estimate.cached + estimate.undecided
+    missing = estimate.new + estimate.undecided
+    estimate.disk_gb = _disk(suite, missing) if missing else 0.0
+    if not missing:
+        estimate.seconds = 0.0
+    if outlook is not None:
+        estimate.measurements, estimate.measured = len(outlook.measurements), outlook.measured
+        store = Store(results)
+        if store.ready():
+            if missing and not estimate.undecided:
+                estimate.seconds = _seconds(store, outlook.new)
+            orphans = orphaned(store, suite, outlook)
+            estimate.orphaned = len(orphans)
+            estimate.orphaned_gb = round(sum(map(bytes_below, orphans)) / 2**30, 3)
     skipped = dict(suite.skipped) if isinstance(suite, PartialSuite) else {}
     return Plan(suite, facts, cells, suite.sweep_id(), estimate, skipped, unmeasured)
+
+
+def _stages(suite: Suite, recipe: str) -> int:
+    """Stages of a cell after sharing, at most."""
+    own = [step for step in suite.steps(recipe) if step.recipe == recipe]
+    fixed = next((i for i, step in enumerate(own) if step.spaces), len(own))
+    # Trials share what comes before the first searched step; the chosen trial is one of the tuning runs.
+    tuned = suite.budget.trials_per_cell + len(suite.seeds) - 1
+    return fixed * len(suite.seeds) + (len(own) - fixed) * tuned
 
 
 def _disk(suite: Suite, stages: int) -> float | None:
     sizes = []
     for name in suite.models:
-        folder = resolve_model(name)
-        sizes.append(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
+        sizes.append(bytes_below(resolve_model(name)))
     return round(stages * max(sizes) / 2**30, 1) if sizes else None
 
 
 def _seconds(store: Store, waiting: Iterable[StageSpec]) -> float | None:
     """Training seconds from earlier stages of the same method; None as soon as one has never been run here."""
-    total = 0.0
-    for spec in waiting:
-        past = store.query("SELECT seconds FROM stages WHERE method = ?", [spec.method])["seconds"].to_list()
-        if not past:
-            return None
-        total += statistics.median(past)
-    return total
+    past = dict(store.query("SELECT method, median(seconds) FROM stages GROUP BY method").rows())
+    known = [past.get(spec.method) for spec in waiting]
+    return None if None in known else sum(seconds for seconds in known if seconds is not None)
 
 
 def disk_problem(plan: Plan, results: Path) -> str | None:

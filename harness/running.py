@@ -1,16 +1,14 @@
 """Running a plan on this machine: the lock on the results folder, the workers, the display, and a clean stop."""
 
 import asyncio
-import fcntl
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from harness.errors import UserError
 from harness.execute import LocalExecutor
 from harness.folders import Folders
+from harness.lock import only_one
 from harness.plan import Plan
 from harness.progress import Display
 from harness.sweep import Outcome, run_sweep
@@ -18,28 +16,21 @@ from harness.sweep import Outcome, run_sweep
 __all__ = ["run_plan"]
 
 
-@contextmanager
-def _only_sweep(results: Path) -> Iterator[None]:
-    """One sweep at a time per results folder: two would compute the same twice, and disturb each other's latency."""
-    results.mkdir(parents=True, exist_ok=True)
-    with (results / ".sweep.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another sweep is running in {results}; wait for it, or use --results") from None
-        yield
-
-
-async def run_plan(plan: Plan, results: Path, workers: int | None = None) -> Outcome:
+async def run_plan(
+    plan: Plan, results: Path, workers: int | None = None, prepare: Callable[[], None] = lambda: None
+) -> Outcome:
     """Run a sweep with local workers to its end; SIGTERM stops it as Ctrl-C does.
 
+    `prepare` is called first, when no other command can be at work in the results folder any more.
+
     Raises:
-        UserError: another sweep is running in this results folder.
+        UserError: another command is at work in this results folder.
     """
     results = results.resolve()
     count = workers or plan.suite.workers or len(os.sched_getaffinity(0))
-    with _only_sweep(results), Display() as display:
+    with only_one(results, f"the sweep {plan.sweep}"), Display() as display:
         Folders(results).sweep_out()
+        prepare()
         executor = LocalExecutor(results, count)
         task = asyncio.current_task()
         if task is not None:

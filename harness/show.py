@@ -1,5 +1,6 @@
 """What the commands print: plans, sweeps, and lists of what a suite can name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -8,13 +9,14 @@ from rich.table import Table
 
 from harness.data import DataSource
 from harness.errors import UserError
+from harness.gc import Garbage
 from harness.method import find_method, method_names
 from harness.models import BUNDLED_MODELS, model_problem
-from harness.plan import Plan
+from harness.plan import Estimate, Plan
 from harness.store import Store
 from harness.suite import load_suite
 
-__all__ = ["find_sweep", "show_list", "show_plan", "show_status"]
+__all__ = ["find_sweep", "show_garbage", "show_list", "show_plan", "show_status"]
 
 
 def _table(*columns: str) -> Table:
@@ -29,12 +31,11 @@ def show_plan(plan: Plan) -> None:
     console = Console()
     suite, estimate = plan.suite, plan.estimate
     console.print(f"{plan.sweep}: {suite.question}", markup=False)
-    cells = _table("recipe", "model", "trials", "searched", "steps")
+    cells = _table("recipe", "model", "trials", "searched", "steps", "new", "cached", "not yet decided")
     for cell in plan.cells:
         searched = ", ".join(cell.searched) or "nothing: its settings are fixed"
-        cells.add_row(
-            *map(escape, (cell.recipe, cell.model, str(cell.trials or "-"), searched, " → ".join(cell.steps)))
-        )
+        what = (cell.recipe, cell.model, str(cell.trials or "-"), searched, " → ".join(cell.steps))
+        cells.add_row(*map(escape, what), str(cell.new), str(cell.cached), str(cell.undecided))
     console.print(cells)
     seconds = estimate.seconds
     time = "unknown" if seconds is None else f"{seconds:.0f} s of training on one worker"
@@ -42,8 +43,11 @@ def show_plan(plan: Plan) -> None:
     facts = _table("", "")
     rows = [
         ("stages after sharing", str(estimate.stages)),
+        ("new", str(estimate.new)),
         ("cached already", str(estimate.cached)),
-        ("settings yet to be suggested", str(estimate.undecided)),
+        ("not yet decided", _undecided(estimate.undecided)),
+        ("measurements", _measurements(estimate)),
+        ("orphaned", _orphaned(estimate)),
         ("seeds", ", ".join(map(str, suite.seeds))),
         ("targets", ", ".join(t.name for t in suite.targets)),
         ("data", plan.facts.source.label()),
@@ -54,6 +58,26 @@ def show_plan(plan: Plan) -> None:
     for name, value in rows:
         facts.add_row(name, escape(value))
     console.print(facts)
+
+
+def _undecided(count: int) -> str:
+    return f"at most {count}, whose settings the search has yet to suggest" if count else "0"
+
+
+def _measurements(estimate: Estimate) -> str:
+    more = ", and those of what is not yet decided" if estimate.undecided else ""
+    return f"{estimate.measured} of {estimate.measurements} cached{more}"
+
+
+def _orphaned(estimate: Estimate) -> str:
+    if not estimate.orphaned:
+        return "0"
+    some = ", of which what is not yet decided may use some" if estimate.undecided else ""
+    size = f"{estimate.orphaned_gb:.3f}".rstrip("0").rstrip(".")
+    return (
+        f"{estimate.orphaned} artifacts ({size} GB) of earlier versions of this suite{some}; once this one has run, "
+        "harness gc --superseded removes them"
+    )
 
 
 def show_status(store: Store) -> None:
@@ -79,6 +103,25 @@ def show_status(store: Store) -> None:
     ).rows()
     for sweep, recipe, trial, seed, name in running:
         console.print(f"running: {sweep}: {recipe} trial {trial} seed {seed} ({name})", markup=False)
+
+
+def show_garbage(garbage: Sequence[Garbage]) -> None:
+    """What `harness gc` would remove, a line each, and how much it is."""
+    console = Console(soft_wrap=True)
+    table = _table("artifact", "method", "size (MB)", "age", "why")
+    for one in garbage:
+        what = (one.path.name, one.method or "-", f"{one.bytes / 2**20:.1f}", _age(one.age_s), one.why)
+        table.add_row(*map(escape, what))
+    console.print(table)
+    total = sum(one.bytes for one in garbage) / 2**30
+    console.print(f"{len(garbage)} in all, {total:.3f} GB", highlight=False)
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def find_sweep(store: Store, wanted: str | None) -> str:

@@ -24,6 +24,13 @@ def test_command_line_is_frozen() -> None:
     assert found == {
         "plan": ["--data", "--results", "--set", "--skip-unavailable", "suite"],
         "sweep": ["--data", "--dry-run", "--reports", "--results", "--set", "--skip-unavailable", "--workers", "suite"],
+        "retry": [
+            *("--data", "--kind", "--model", "--recipe", "--reports", "--results", "--set", "--skip-unavailable"),
+            *("--trial", "--workers", "suite"),
+        ],
+        "run-stage": ["--results", "spec"],
+        "gc": ["--results", "--superseded", "--yes"],
+        "db": ["--results", "action"],
         "status": ["--results"],
         "report": ["--reports", "--results", "sweep"],
         "sql": ["--format", "--results", "query"],

@@ -1,0 +1,117 @@
+"""The command line: commands and options, and nothing that takes time to import."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import __version__
+
+__all__ = ["build_parser"]
+
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; a test holds it frozen."""
+    parser = argparse.ArgumentParser(
+        prog="harness",
+        description="Compare post-training methods at equal budgets, with intervals.",
+        epilog="Exit codes: 0 done, 1 something failed (what, and where its traceback is), 2 bad input.",
+    )
+    parser.add_argument("--version", action="version", version=f"harness {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _running(commands)
+    _looking(commands)
+    _keeping(commands)
+    _helping(commands)
+    return parser
+
+
+def _command(commands: "_Commands", name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=text)
+
+
+def _places(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--results", type=Path, default=Path("results"), help="artifacts and store (default: results)")
+
+
+def _suite_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("suite", metavar="SUITE", help="a suite's YAML file")
+    sub.add_argument("--data", metavar="bundled|hub|DIR", help="where documents come from, instead of the suite's")
+    sub.add_argument("--set", action="append", default=[], metavar="key=value", help="change a key of the suite")
+    sub.add_argument("--skip-unavailable", action="store_true", help="leave out targets that this machine cannot run")
+    _places(sub)
+
+
+def _sweep_options(sub: argparse.ArgumentParser) -> None:
+    _suite_options(sub)
+    sub.add_argument("--workers", type=int, help="worker processes (default: as many as cores)")
+    sub.add_argument("--reports", type=Path, default=Path("reports"), help="where the report goes (default: reports)")
+
+
+def _running(commands: "_Commands") -> None:
+    plan = _command(
+        commands, "plan", "Show what a sweep would do: cells, stages after sharing, what is cached, time and disk."
+    )
+    _suite_options(plan)
+    sweep = _command(commands, "sweep", "Run what is missing of a suite and write its report.")
+    _sweep_options(sweep)
+    sweep.add_argument("--dry-run", action="store_true", help="only plan")
+    retry = _command(commands, "retry", "Run what has failed of a suite's sweep again, and go on with the sweep.")
+    _sweep_options(retry)
+    retry.add_argument("--recipe", help="only failures of this recipe")
+    retry.add_argument("--model", help="only those on this base model")
+    retry.add_argument(
+        "--kind",
+        metavar="failed|infeasible|pruned|crash",
+        help="only those of this kind (default: all but tuning trials that were infeasible or pruned)",
+    )
+    retry.add_argument("--trial", type=int, metavar="N", help="only those of this trial")
+    alone = _command(commands, "run-stage", "Run one stage or measurement that failed again, alone, in this process.")
+    alone.add_argument(
+        "spec", metavar="KEY|FILE", help='its key (`harness sql "SELECT command FROM failures"`) or JSON'
+    )
+    _places(alone)
+
+
+def _looking(commands: "_Commands") -> None:
+    status = _command(commands, "status", "Show the sweeps of this results folder and how far they are.")
+    _places(status)
+    report = _command(commands, "report", "Write the report of a sweep.")
+    report.add_argument(
+        "sweep", nargs="?", metavar="SUITE|SWEEP", help="a suite's file or name, or a sweep (default: the latest)"
+    )
+    report.add_argument("--reports", type=Path, default=Path("reports"), help="where it goes (default: reports)")
+    _places(report)
+    sql = _command(
+        commands, "sql", "Ask the store, read-only: views suites, trials, scores, samples, profiles, training, …"
+    )
+    sql.add_argument("query", metavar="QUERY", help="one SELECT (DuckDB); 'FROM dictionary' explains the views")
+    sql.add_argument(
+        "--format", choices=["table", "csv", "json", "parquet"], help="default: table on a terminal, else csv"
+    )
+    _places(sql)
+
+
+def _keeping(commands: "_Commands") -> None:
+    gc = _command(commands, "gc", "Show the artifacts that nothing refers to and leftovers, and remove them.")
+    gc.add_argument("--superseded", action="store_true", help="also those of sweeps that a changed suite has replaced")
+    gc.add_argument("--yes", action="store_true", help="remove them without asking")
+    _places(gc)
+    db = _command(commands, "db", "Look after the database.")
+    db.add_argument("action", choices=["rebuild"], help="rebuild: make it anew from the shards, which hold every row")
+    _places(db)
+
+
+def _helping(commands: "_Commands") -> None:
+    listing = _command(commands, "list", "List what a suite can name.")
+    listing.add_argument("what", choices=["methods", "tasks", "models", "suites"])
+    listing.add_argument(
+        "--data", default="bundled", metavar="bundled|hub|DIR", help="the source whose tasks are listed"
+    )
+    doctor = _command(
+        commands, "doctor", "Check this machine: hardware, versions, what is reachable, which extras are there."
+    )
+    doctor.add_argument("--offline", action="store_true", help="do not try to reach the hub")
+    _command(commands, "schema", "Print the JSON Schema of a suite, with which editors complete YAML.")
