@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import StorageError
 
-__all__ = ["folder_problem", "storage_error", "writing"]
+__all__ = ["results_problem", "storage_error", "writing"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -61,7 +61,7 @@ def writing(folder: Path) -> Iterator[None]:
         raise
 
 
-def folder_problem(results: Path) -> str | None:
+def results_problem(results: Path) -> str | None:
     """Why nothing can be kept below this results folder, or None. Makes nothing that was not there."""
     there = results.absolute()
     while not os.path.lexists(there):
