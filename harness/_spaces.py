@@ -72,6 +72,10 @@ def explain(error: Mapping[str, Any]) -> str:
     message = message.replace("expected a valid", "expected a")
     if error["type"] == "literal_error":
         return f"{message}, got {quoted(error['input'])}" + _near_literal(error)
+    if error["type"] == "too_short":
+        return "expected at least one, got none"
+    if error["type"] == "string_pattern_mismatch":
+        return f"expected a text of the form {error['ctx']['pattern'].strip('^$')}, got {quoted(error['input'])}"
     if error["type"] in {"value_error", "missing"}:
         return message
     return f"{message}, got {quoted(error['input'])}"

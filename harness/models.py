@@ -72,6 +72,8 @@ def model_problem(name: str) -> str | None:
     folder = Path(name).expanduser()
     if "\0" not in name and folder.exists():
         return folder_problem(folder, remote_code=remote_code_allowed())
+    if name.startswith(("./", "../", "/", "~")):
+        return f"no such folder: {folder.absolute()}"
     if not _HUB_ID.fullmatch(name) or ".." in name or "--" in name:
         known = ", ".join(BUNDLED_MODELS)
         return f"not a bundled model ({known}), not a folder, and not a hub id (org/name)"

@@ -162,7 +162,9 @@ class Suite(Strict):
         yield from self._stopping_problems()
         # An unread recipe has no steps; what is wrong with it is said once.
         rewarded = {r: any(find_method(s.method).produces == "reward" for s in self._chain(r)) for r in self._own}
-        for key, given in (("objectives", self.objectives), ("constraints", self.constraints)):
+        # Those that follow from the measures are wrong only where a measure is, which is said there.
+        chosen = self.objectives if "objectives" in self.model_fields_set else {}
+        for key, given in (("objectives", chosen), ("constraints", self.constraints)):
             for name in given:
                 if message := objective_problem(name, self.measure, rewarded):
                     yield Problem((key, name), message, on_key=True)
@@ -417,7 +419,10 @@ def _validated(document: Document, path: Path, text: str, overrides: tuple[str, 
         # The recipes are read after the rest; a typo elsewhere must not hide what is wrong in them.
         if not crossed and isinstance(data, dict) and isinstance(data.get("recipes"), dict):
             problems += read_recipes(data["recipes"], _strings(data.get("models")))[2]
-        raise problems_error(document, problems) from error
+        # What the reader could not take was replaced, and what is wrong with that is not the user's doing.
+        unread = [p.path for p in document.problems if p.path]
+        told = [p for p in problems if p in document.problems or not any(p.path[: len(u)] == u for u in unread)]
+        raise problems_error(document, told) from error
     if problems:
         raise problems_error(document, problems)
     suite._source, suite._text, suite._overrides = path, text, overrides

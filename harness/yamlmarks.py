@@ -322,6 +322,9 @@ class _Builder:
                 continue
             self.document.keys[(*path, key)] = place
             mapping[key] = self._node(value_event, events, (*path, key))
+            if isinstance(value_event, ScalarEvent) and value_event.start_mark.index == value_event.end_mark.index:
+                # A value that was left out stands, to the parser, where the next thing begins.
+                self.document.values[(*path, key)] = place
         return mapping
 
     def _scalar(self, event: ScalarEvent, path: KeyPath) -> str | int | float | bool | None:
