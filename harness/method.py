@@ -4,6 +4,7 @@ A method knows nothing of Optuna, DuckDB or suites. It is found by its name (`me
 (`package.module:Class`) or through the entry-point group `harness.methods`.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -169,12 +170,23 @@ class Method(ABC, Generic[P]):
         """Train, with every random choice drawn from `context.seed`."""
 
 
-def method_names() -> list[str]:
-    """The names a suite may use as they are: the files of `methods/` and the installed entry points."""
+@functools.cache
+def _installed() -> Mapping[str, importlib.metadata.EntryPoint]:
+    # Once a process: looking through all installed packages takes 30 ms, and a plan asks thousands of times.
+    found = importlib.metadata.entry_points(group="harness.methods")
+    return {e.name: e for e in reversed(tuple(found))}
+
+
+@functools.cache
+def _own_names() -> frozenset[str]:
     spec = importlib.util.find_spec("methods")
     places = list(spec.submodule_search_locations or []) if spec else []
-    own = {m.name for m in pkgutil.iter_modules(places) if not m.name.startswith("_")}
-    return sorted(own | {e.name for e in importlib.metadata.entry_points(group="harness.methods")})
+    return frozenset(m.name for m in pkgutil.iter_modules(places) if not m.name.startswith("_"))
+
+
+def method_names() -> list[str]:
+    """The names a suite may use as they are: the files of `methods/` and the installed entry points."""
+    return sorted(_own_names() | _installed().keys())
 
 
 def find_method(name: str) -> "type[Method[Params]]":
@@ -189,22 +201,20 @@ def find_method(name: str) -> "type[Method[Params]]":
             found = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"cannot load the method {name!r}: {error}") from error
+    elif (entry := _installed().get(name)) is not None:
+        found = entry.load()
+    elif name in _own_names():
+        module = importlib.import_module(f"methods.{name}")
+        found = next(
+            (
+                c
+                for c in vars(module).values()
+                if isinstance(c, type) and issubclass(c, Method) and getattr(c, "name", None) == name
+            ),
+            None,
+        )
     else:
-        entry = next((e for e in importlib.metadata.entry_points(group="harness.methods") if e.name == name), None)
-        if entry is not None:
-            found = entry.load()
-        elif name in method_names():
-            module = importlib.import_module(f"methods.{name}")
-            found = next(
-                (
-                    c
-                    for c in vars(module).values()
-                    if isinstance(c, type) and issubclass(c, Method) and getattr(c, "name", None) == name
-                ),
-                None,
-            )
-        else:
-            raise UserError(f"unknown method {name!r}; known: {', '.join(method_names())}, or package.module:Class")
+        raise UserError(f"unknown method {name!r}; known: {', '.join(method_names())}, or package.module:Class")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"{name!r} is not a harness.method.Method")
     return found

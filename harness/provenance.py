@@ -45,13 +45,16 @@ class Environment:
 
 def versions(names: tuple[str, ...] = DECIDING) -> dict[str, str]:
     """Package → installed version; `absent` where it is not installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return {name: _version(name) for name in names}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    # Once a process: every stage of a plan asks.
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
 
 
 def _git(*arguments: str) -> str | None:
