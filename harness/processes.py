@@ -5,9 +5,16 @@ import os
 import signal
 import sys
 
-__all__ = ["die_with_parent"]
+__all__ = ["adopt_orphans", "die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """Have what descends from this process stay below it when its own parent ends, also a daemon; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int | None = None) -> None:

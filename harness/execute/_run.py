@@ -21,8 +21,16 @@ _LONGEST_MESSAGE = 2000
 Log = Callable[[int, int, Mapping[str, float]], None]
 
 
-def run_spec(spec: StageSpec | MeasureSpec, results: Path, report: Callable[[Progress], None]) -> Result:
-    """Run a stage or measurements here and now; never raises for what the spec itself did."""
+def run_spec(
+    spec: StageSpec | MeasureSpec,
+    results: Path,
+    report: Callable[[Progress], None],
+    ready: Callable[[], object] = lambda: None,
+) -> Result:
+    """Run a stage or measurements here and now; never raises for what the spec itself did.
+
+    `ready` is called when the libraries are imported and the spec's own work begins.
+    """
     started = time.monotonic()
     last: list[int] = []
 
@@ -34,7 +42,7 @@ def run_spec(spec: StageSpec | MeasureSpec, results: Path, report: Callable[[Pro
 
     forget_peak()
     try:
-        _work(spec, results, log)
+        _work(spec, results, log, ready)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a method raises becomes a row in `failures`, with its traceback
         ended = _ended(spec, error, time.monotonic() - started, last[0] if last else None)
         if refused := storage_error(error, results):
@@ -43,7 +51,7 @@ def run_spec(spec: StageSpec | MeasureSpec, results: Path, report: Callable[[Pro
     return Result(key=spec.key, state="complete", seconds=time.monotonic() - started, peak_mb=peak_rss_mb())
 
 
-def _work(spec: StageSpec | MeasureSpec, results: Path, log: Log) -> None:
+def _work(spec: StageSpec | MeasureSpec, results: Path, log: Log, ready: Callable[[], object]) -> None:
     import torch
 
     # Imported here and not above: a worker answers at once, and pays for torch with its first spec.
@@ -51,11 +59,13 @@ def _work(spec: StageSpec | MeasureSpec, results: Path, log: Log) -> None:
         from harness.execute._stage import run_stage
 
         torch.set_num_threads(spec.threads)
+        ready()
         run_stage(spec, results, log)
     else:
         from harness.execute._measurement import run_measurements
 
         torch.set_num_threads(int(spec.target["threads"]))
+        ready()
         run_measurements(spec, results, log)
 
 
