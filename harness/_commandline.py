@@ -46,7 +46,14 @@ def _suite_options(sub: argparse.ArgumentParser) -> None:
 
 def _sweep_options(sub: argparse.ArgumentParser) -> None:
     _suite_options(sub)
-    sub.add_argument("--workers", type=int, help="worker processes (default: as many as cores)")
+    sub.add_argument("--workers", type=int, help="how much runs together (default: as many as cores)")
+    sub.add_argument(
+        "--executor", choices=["local", "ray", "slurm"], default="local", help="where it runs (default: local)"
+    )
+    sub.add_argument("--address", metavar="HOST:PORT|auto", help="the Ray cluster to join (default: a Ray of its own)")
+    sub.add_argument(
+        "--slurm", action="append", default=[], metavar="key=value", help="an option of sbatch: partition, time, …"
+    )
     sub.add_argument("--reports", type=Path, default=Path("reports"), help="where the report goes (default: reports)")
 
 

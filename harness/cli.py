@@ -152,7 +152,17 @@ def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] 
     from harness.running import run_plan
     from harness.store import Store
 
-    outcome = asyncio.run(run_plan(plan, options.results, options.workers, prepare))
+    outcome = asyncio.run(
+        run_plan(
+            plan,
+            options.results,
+            options.workers,
+            prepare,
+            executor=options.executor,
+            address=options.address,
+            options=_slurm_options(options.slurm),
+        )
+    )
     store = Store(options.results)
     page = write_report(store, plan.sweep, options.reports)
     print(answer(store, plan.sweep))
@@ -171,6 +181,12 @@ def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] 
         print(f"harness: to run them again and go on: harness retry {options.suite}", file=sys.stderr)
         return _FAILED
     return _DONE
+
+
+def _slurm_options(given: Sequence[str]) -> dict[str, str]:
+    if wrong := [one for one in given if "=" not in one]:
+        raise UserError(f"--slurm: expected key=value (partition=gpu, time=4:00:00), got {wrong[0]}")
+    return dict(one.split("=", 1) for one in given)
 
 
 def _command_run_stage(options: argparse.Namespace) -> int:

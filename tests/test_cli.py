@@ -23,10 +23,13 @@ def test_command_line_is_frozen() -> None:
     }
     assert found == {
         "plan": ["--data", "--results", "--set", "--skip-unavailable", "suite"],
-        "sweep": ["--data", "--dry-run", "--reports", "--results", "--set", "--skip-unavailable", "--workers", "suite"],
+        "sweep": [
+            *("--address", "--data", "--dry-run", "--executor", "--reports", "--results", "--set"),
+            *("--skip-unavailable", "--slurm", "--workers", "suite"),
+        ],
         "retry": [
-            *("--data", "--kind", "--model", "--recipe", "--reports", "--results", "--set", "--skip-unavailable"),
-            *("--trial", "--workers", "suite"),
+            *("--address", "--data", "--executor", "--kind", "--model", "--recipe", "--reports", "--results", "--set"),
+            *("--skip-unavailable", "--slurm", "--trial", "--workers", "suite"),
         ],
         "run-stage": ["--results", "spec"],
         "gc": ["--results", "--superseded", "--yes"],
