@@ -35,7 +35,21 @@ def _latest(key: str) -> str:
 
 _RUN = ("sweep", "recipe", "model", "trial", "seed")
 _RUN_TEXT = {n: d for n, d in _described("trial_events").items() if n in _RUN}
-_LINKS = f"(SELECT DISTINCT {', '.join(TABLES['measurement_links'].names)} FROM raw.measurement_links)"
+
+# A trial that was run again may be chosen in place of another: that one's final runs stay in the raw tables, and are
+# no part of the comparison any more.
+_ANOTHER_WAS_CHOSEN = """phase = 'final' AND EXISTS (
+            FROM (
+                SELECT sweep, recipe, model, arg_max(trial, (batch, batch_row)) AS trial FROM raw.trial_events
+                WHERE phase = 'final' GROUP BY sweep, recipe, model
+            ) chosen
+            WHERE chosen.sweep = r.sweep AND chosen.recipe = r.recipe AND chosen.model = r.model
+                AND chosen.trial <> r.trial
+        )"""
+_LINKS = f"""(
+            SELECT DISTINCT {", ".join(TABLES["measurement_links"].names)} FROM raw.measurement_links r
+            WHERE NOT ({_ANOTHER_WAS_CHOSEN})
+        )"""
 _TARGETS = "(SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links)"
 _TAILS = tuple(name for name in NEEDED if name != "p50")
 
@@ -69,7 +83,10 @@ _ALL = (
         "trials",
         "One row per sweep, recipe, model, trial, seed and phase: the settings and the state they are in now.",
         _described("trial_events"),
-        f"SELECT {_plain('trial_events')} FROM raw.trial_events {_latest('sweep, recipe, model, trial, seed, phase')}",
+        f"""
+        SELECT {_plain("trial_events")} FROM raw.trial_events r WHERE NOT ({_ANOTHER_WAS_CHOSEN})
+        {_latest("sweep, recipe, model, trial, seed, phase")}
+        """,
     ),
     View(
         "stages",
@@ -244,8 +261,26 @@ _ALL = (
     View(
         "failures",
         "One row per failure, with its reason; a trial that was tried again has several.",
-        _described("failure_events"),
-        f"SELECT {_plain('failure_events')} FROM raw.failure_events",
+        {
+            **_described("failure_events"),
+            "resolved": "whether the run has come to a result since; where its cell had not begun, any run of it",
+        },
+        f"""
+        WITH runs AS (
+            SELECT sweep, recipe, model, trial, seed, max((batch, batch_row)) AS done
+            FROM raw.trial_events WHERE state = 'complete' GROUP BY ALL
+        ),
+        cells AS (
+            SELECT sweep, recipe, model, min((batch, batch_row)) AS begun,
+                max((batch, batch_row)) FILTER (WHERE state = 'complete') AS done
+            FROM raw.trial_events GROUP BY ALL
+        )
+        SELECT {_plain("failure_events")},
+            coalesce(runs.done > (batch, batch_row), false)
+            OR coalesce(cells.begun > (batch, batch_row) AND cells.done > (batch, batch_row), false) AS resolved
+        FROM raw.failure_events LEFT JOIN runs USING (sweep, recipe, model, trial, seed)
+        LEFT JOIN cells USING (sweep, recipe, model)
+        """,
     ),
     View(
         "environments",
