@@ -2,17 +2,18 @@
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
+from harness.store._groups import Batch, batch_problems, groups, read
 from harness.store._schema import TABLES, Kind, Table
-from harness.store._shards import MANIFEST, damage_of, polars_schema, read_manifest
 from harness.store._views import VIEWS, comments
 
 if TYPE_CHECKING:
     import duckdb
+    import polars as pl
 
 __all__ = ["create", "damage", "fingerprint", "ingest", "recorded_fingerprint"]
 
@@ -24,8 +25,6 @@ _TYPES: dict[Kind, str] = {
     "bool": "BOOLEAN",
     "time": "TIMESTAMP",
 }
-_GROUP = 200
-"""Batches taken in one transaction: a rebuild is fast, and one bad shard costs little."""
 
 
 def _statements() -> list[str]:
@@ -70,7 +69,7 @@ def recorded_fingerprint(connection: "duckdb.DuckDBPyConnection") -> str | None:
     return str(rows[0][0]) if rows else None
 
 
-def ingest(connection: "duckdb.DuckDBPyConnection", shards: Path, batches: list[str]) -> tuple[int, list[str]]:
+def ingest(connection: "duckdb.DuckDBPyConnection", shards: Path, batches: Iterable[str]) -> tuple[int, list[str]]:
     """Take in the batches the ledger does not have.
 
     Returns:
@@ -78,116 +77,80 @@ def ingest(connection: "duckdb.DuckDBPyConnection", shards: Path, batches: list[
     """
     done = {row[0] for row in connection.execute("SELECT batch FROM raw.ledger").fetchall()}
     problems: list[str] = []
-    sound: list[str] = []
-    for batch in batches:
-        if batch in done:
-            continue
-        if found := _problems(shards / batch):
-            problems += found
-        else:
-            sound.append(batch)
-    for start in range(0, len(sound), _GROUP):
-        _take(connection, shards, sound[start : start + _GROUP])
-    return len(sound), problems
+    taken = 0
+    for group in groups(shards, [batch for batch in batches if batch not in done], problems):
+        taken += _take(connection, shards, group, problems)
+    return taken, problems
 
 
-def _problems(batch: Path) -> list[str]:
-    """What is wrong with a batch: files missing, foreign or changed since they were written, or of another schema."""
-    import polars as pl
-
-    if problems := damage_of(batch):
-        return problems
-    manifest = read_manifest(batch)
-    names = {f.name for f in batch.iterdir()} - {MANIFEST}
-    problems += [f"{batch / n}: not written by the store (not in {MANIFEST})" for n in sorted(names - manifest.keys())]
-    for name in sorted(manifest):
-        file = batch / name
-        if file.stem not in TABLES:
-            problems.append(f"{file}: the store has no such table; it was written by another version")
-        else:
-            found = dict(pl.read_parquet_schema(file))
-            problems += [f"{file}: {p}" for p in _schema_problems(TABLES[file.stem], found)]
-    return problems
-
-
-def _schema_problems(table: Table, found: "Mapping[str, object]") -> list[str]:
-    wanted = polars_schema(table)
-    problems = [f"unknown column {name}" for name in found if name not in wanted]
-    for column in table.columns:
-        if column.name in found:
-            if found[column.name] != wanted[column.name]:
-                problems.append(f"column {column.name} is {found[column.name]}, expected {wanted[column.name]}")
-        elif not column.nullable:
-            # A nullable column added later is absent from older shards, and NULL there.
-            problems.append(f"column {column.name} is missing")
-    return problems
-
-
-def _take(connection: "duckdb.DuckDBPyConnection", shards: Path, group: list[str]) -> None:
+def _take(connection: "duckdb.DuckDBPyConnection", shards: Path, group: list[Batch], problems: list[str]) -> int:
     """One transaction: the rows of these batches and their rows in the ledger, or nothing."""
     import duckdb
 
+    try:
+        frames = read(shards, group)
+    except ValueError:
+        # Only now each by itself: it takes as long as all the rest.
+        wrong = {batch.name: found for batch in group if (found := batch_problems(shards / batch.name))}
+        if not wrong:
+            raise
+        problems += [line for found in wrong.values() for line in found]
+        group = [batch for batch in group if batch.name not in wrong]
+        frames = read(shards, group)
     connection.execute("BEGIN")
     try:
-        for table in TABLES.values():
-            if files := [f for batch in group if (f := shards / batch / f"{table.name}.parquet").exists()]:
-                _insert(connection, table, files)
-        connection.executemany("INSERT INTO raw.ledger VALUES (?)", [[batch] for batch in group])
+        for name, frame in frames.items():
+            _insert(connection, TABLES[name], frame)
+        connection.execute("INSERT INTO raw.ledger SELECT unnest(?)", [[batch.name for batch in group]])
         connection.execute("COMMIT")
     except BaseException:
         # A commit that failed has ended the transaction already, and a fatal error the connection.
         with contextlib.suppress(duckdb.Error):
             connection.execute("ROLLBACK")
         raise
+    return len(group)
 
 
-def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, files: list[Path]) -> None:
-    """Insert the rows of these shards; for an owned table, only those of each key's earliest batch."""
-    source = "read_parquet($files, union_by_name = true, filename = true, file_row_number = true)"
-    batch = "parse_filename(parse_dirpath(filename), false)"
-    present = _present(files)
-    columns = ", ".join(
-        f'incoming."{c.name}"' if c.name in present else f"NULL::{_TYPES[c.kind]}" for c in table.columns
-    )
-    parameters = {"files": [str(f) for f in files]}
-    if table.owner is None:
-        connection.execute(
-            f"INSERT INTO raw.{table.name} SELECT {columns}, {batch}, file_row_number FROM {source} incoming",
-            parameters,
-        )
-        return
-    connection.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE claims AS
-        SELECT incoming.key, incoming.batch, o.batch AS previous
-        FROM (SELECT "{table.owner}" AS key, min({batch}) AS batch FROM {source} GROUP BY 1) incoming
-        LEFT JOIN raw.owners o ON o.table_name = '{table.name}' AND o.key = incoming.key
-        WHERE o.batch IS NULL OR incoming.batch < o.batch
-        """,
-        parameters,
-    )
-    for target, column, extra in (
-        (f"raw.{table.name}", table.owner, ""),
-        ("raw.owners", "key", f"AND table_name = '{table.name}'"),
-    ):
-        connection.execute(
-            f'DELETE FROM {target} WHERE "{column}" IN (SELECT key FROM claims WHERE previous IS NOT NULL) {extra}'
-        )
-    connection.execute(f"INSERT INTO raw.owners SELECT '{table.name}', key, batch FROM claims")
-    connection.execute(
-        f"""
-        INSERT INTO raw.{table.name} SELECT {columns}, {batch}, file_row_number
-        FROM {source} incoming JOIN claims ON claims.key = incoming."{table.owner}" AND claims.batch = {batch}
-        """,
-        parameters,
-    )
-    connection.execute("DROP TABLE claims")
+def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, frame: "pl.DataFrame") -> None:
+    """Insert these rows; for an owned table, only those of each key's earliest batch."""
+    if table.owner is not None:
+        frame = _claimed(connection, table, table.owner, frame)
+    connection.register("incoming", frame)
+    connection.execute(f"INSERT INTO raw.{table.name} SELECT * FROM incoming")
+    connection.unregister("incoming")
 
 
-def _present(files: list[Path]) -> set[str]:
+def _claimed(
+    connection: "duckdb.DuckDBPyConnection", table: Table, owner: str, frame: "pl.DataFrame"
+) -> "pl.DataFrame":
+    """The rows whose batch is the earliest with their key; those of a later one that are there already go."""
     import polars as pl
 
-    return {name for file in files for name in pl.read_parquet_schema(file)}
+    batches = frame.select(pl.col(owner).alias("key"), "batch").unique()
+    claims = batches.group_by("key").agg(pl.col("batch").min())
+    connection.register("claims", claims)
+    previous = connection.execute(
+        'SELECT c."key", o.batch FROM claims c JOIN raw.owners o ON o."key" = c."key" AND o.table_name = ?',
+        [table.name],
+    ).fetchall()
+    connection.unregister("claims")
+    if previous:
+        known = pl.DataFrame(previous, schema={"key": pl.String, "previous": pl.String}, orient="row")
+        claims = claims.join(known, on="key", how="left").filter(
+            pl.col("previous").is_null() | (pl.col("batch") < pl.col("previous"))
+        )
+        replaced = claims.filter(pl.col("previous").is_not_null())["key"].to_list()
+        if replaced:
+            connection.execute(f'DELETE FROM raw.{table.name} WHERE list_contains(?, "{owner}")', [replaced])
+            connection.execute(
+                'DELETE FROM raw.owners WHERE table_name = ? AND list_contains(?, "key")', [table.name, replaced]
+            )
+    connection.register("claims", claims.select("key", "batch"))
+    connection.execute(f"INSERT INTO raw.owners SELECT '{table.name}', \"key\", batch FROM claims")
+    connection.unregister("claims")
+    if claims.height == batches.height:
+        return frame
+    return frame.join(claims, left_on=[owner, "batch"], right_on=["key", "batch"], how="semi", maintain_order="left")
 
 
 def damage(problems: list[str], others: str = "everything else was ingested") -> UserError:

@@ -1,0 +1,121 @@
+"""The shards of many batches as one frame a table: whole batches, each held against its manifest and the schema."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.store._schema import TABLES, Table
+from harness.store._shards import MANIFEST, damage_of, polars_schema, read_manifest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Batch", "batch_problems", "groups", "read"]
+
+_BATCHES, _BYTES = 2000, 16 * 2**20
+"""Bounds of one group. Of texts that repeat, compressed shards hold some thirty times less than memory then does."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch whose files are as they were written."""
+
+    name: str
+    tables: tuple[str, ...]
+
+
+def groups(shards: Path, names: Sequence[str], problems: list[str]) -> Iterator[list[Batch]]:
+    """The sound batches, in order, as many at a time as fit into memory; what is wrong with the others is added."""
+    group: list[Batch] = []
+    size = 0
+    for name in names:
+        if found := _file_problems(shards / name):
+            problems += found
+            continue
+        files = [f for f in read_manifest(shards / name) if f != MANIFEST]
+        group.append(Batch(name, tuple(f.removesuffix(".parquet") for f in files)))
+        size += sum((shards / name / f).stat().st_size for f in files)
+        if len(group) >= _BATCHES or size >= _BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def read(shards: Path, group: Sequence[Batch]) -> "dict[str, pl.DataFrame]":
+    """The rows of these batches by table, with columns `batch` and `batch_row`.
+
+    Raises:
+        ValueError: some shard has another schema; `batch_problems` says which, and what.
+    """
+    files: dict[str, dict[str, str]] = {}
+    for batch in group:
+        for table in batch.tables:
+            files.setdefault(table, {})[batch.name] = str(shards / batch.name / f"{table}.parquet")
+    return {name: _frame(TABLES[name], files[name]) for name in TABLES if name in files}
+
+
+def _frame(table: Table, files: Mapping[str, str]) -> "pl.DataFrame":
+    import numpy as np
+    import polars as pl
+
+    columns = list(table.names)
+    try:
+        frame = pl.scan_parquet(
+            list(files.values()),
+            glob=False,
+            schema=pl.Schema(polars_schema(table)),
+            # A nullable column added later is absent from older shards, and NULL there.
+            missing_columns="insert",
+            include_file_paths="file",
+        ).collect()
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(str(error)) from error
+    required = [c.name for c in table.columns if not c.nullable]
+    if required and any(frame.select(pl.col(required).null_count()).row(0)):
+        raise ValueError(f"{table.name}: a required column has no values")
+    lengths = frame["file"].rle().struct.field("len").to_numpy()
+    if len(lengths) != len(files):
+        raise ValueError(f"{table.name}: a shard without rows")
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    batches = pl.Series("batch", list(files), dtype=pl.String).gather(np.repeat(np.arange(len(files)), lengths))
+    return frame.select(columns).with_columns(batches, pl.Series("batch_row", np.arange(len(starts)) - starts))
+
+
+def _file_problems(batch: Path) -> list[str]:
+    """What is wrong with the files of a batch: missing, changed since they were written, or not the store's."""
+    if problems := damage_of(batch):
+        return problems
+    manifest = read_manifest(batch)
+    names = {f.name for f in batch.iterdir()} - {MANIFEST}
+    problems = [f"{batch / n}: not written by the store (not in {MANIFEST})" for n in sorted(names - manifest.keys())]
+    return problems + [
+        f"{batch / name}: the store has no such table; it was written by another version"
+        for name in sorted(manifest)
+        if name.removesuffix(".parquet") not in TABLES
+    ]
+
+
+def batch_problems(batch: Path) -> list[str]:
+    """What is wrong with the schemas of a batch's shards."""
+    import polars as pl
+
+    problems = []
+    for name in sorted(read_manifest(batch)):
+        table = TABLES[name.removesuffix(".parquet")]
+        found = dict(pl.read_parquet_schema(batch / name))
+        problems += [f"{batch / name}: {p}" for p in _schema_problems(table, found)]
+    return problems
+
+
+def _schema_problems(table: Table, found: "Mapping[str, object]") -> list[str]:
+    wanted = polars_schema(table)
+    problems = [f"unknown column {name}" for name in found if name not in wanted]
+    for column in table.columns:
+        if column.name in found:
+            if found[column.name] != wanted[column.name]:
+                problems.append(f"column {column.name} is {found[column.name]}, expected {wanted[column.name]}")
+        elif not column.nullable:
+            problems.append(f"column {column.name} is missing")
+    return problems
