@@ -169,7 +169,7 @@ def _weights(folder: Path) -> dict[str, list[int]]:
     index = folder / "model.safetensors.index.json"
     if not files:
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
-        have = f"; {', '.join(pickled[:3])} can run code when loaded, and is not" if pickled else ""
+        have = f"; {', '.join(pickled[:3])} can run code when loaded, so it never is" if pickled else ""
         raise _Problem(f"the folder {folder} has no *.safetensors{have}: convert the weights to safetensors")
     if not (folder / "model.safetensors").is_file() and not index.is_file():
         named = ", ".join(path.name for path in files[:3])

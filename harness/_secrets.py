@@ -104,6 +104,11 @@ class RedactedStream(io.TextIOBase):
         super().__init__()
         self._stream, self._held = stream, ""
 
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a property here, as the other stream decides it
+        """The other stream's."""
+        return self._stream.encoding
+
     def writable(self) -> bool:
         """Always."""
         return True

@@ -222,11 +222,14 @@ def load_model(
         "use_safetensors": True,
         "trust_remote_code": remote_code_allowed(),
     }
+    missing: list[str] = []
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote_code_allowed())
         if head == "causal":
             with quiet_bars():
-                model = AutoModelForCausalLM.from_pretrained(source, **kwargs)
+                model, loading = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **kwargs)
+            # A warning to transformers, which fills them with random numbers.
+            missing = sorted(loading["missing_keys"]) if not hasattr(model.config, "quantization_config") else []
         else:
             fresh = not _has_reward_head(source)
             with quiet_bars():
@@ -240,8 +243,10 @@ def load_model(
             f"cannot load the model {source}: {error}; quantised models need "
             "pip install 'posttrain-harness[compression]'"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"cannot load the model {source}: {error}") from error
+    if missing:
+        raise UserError(f"cannot load the model {source}: its weights lack {', '.join(missing[:3])}; copy it again")
     keep_packed(model)
     if (source / "adapter").is_dir():
         model = _with_adapter(model, source / "adapter")
