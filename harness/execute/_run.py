@@ -35,7 +35,11 @@ def run_spec(
     last: list[int] = []
 
     def log(step: int, total: int, metrics: Mapping[str, float]) -> None:
-        last[:] = [step]
+        if isinstance(spec, StageSpec):
+            last[:] = [step]
+        if isinstance(spec, MeasureSpec) and spec.limit_s is not None and time.monotonic() - started > spec.limit_s:
+            # A stage learns of its deadline by `Context.check`.
+            raise PrunedError(f"the measurement ran past its limit of {spec.limit_s:g} s (budget.measure_minutes)")
         # JSON has no NaN; what diverged is in the training curve and in the result.
         finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
         report(Progress(key=spec.key, label=spec.label, step=step, total=total, metrics=finite))

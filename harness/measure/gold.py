@@ -20,6 +20,8 @@ from harness.rungs import split
 if TYPE_CHECKING:
     from collections.abc import Sized
 
+    from transformers import PreTrainedTokenizerBase
+
     from harness.measure.scoring import Engine
 
 __all__ = ["GoldDocument", "GoldSettings", "gold_documents", "gold_fingerprint", "measure_gold"]
@@ -115,8 +117,8 @@ def measure_gold(
 
     Args:
         at: rising fractions of the documents, which are measured in as many parts and the rest (`harness.rungs.split`).
-        look: called after each of these parts with its number, from 0, and all rows so far; what it raises ends the
-            measuring.
+        look: called after each of these parts with its number, from 0, and all rows so far (but for the KL, which is
+            computed at the end); what it raises ends the measuring.
 
     Returns:
         Rows of the table `samples` without the measurement's key, only for documents in these halves.
@@ -131,36 +133,52 @@ def measure_gold(
     documents = [d for d in gold_documents(rows, settings.limit) if d.half in wanted]
     if not documents:
         return []
-    if loaded.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+    tokenizer = loaded.tokenizer
+    if tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise UserError(
             "the gold measure: the policy and the base model have different tokenizers, so no KL between them"
         )
-    engines = (Engine(loaded.model), Engine(base.model))
-    found: list[Row] = []
+    engine = Engine(loaded.model)
+    found: dict[str, _Answer] = {}
     for number, part in enumerate(split([d.identity for d in documents], at)):
         if part:
-            found += _measured(loaded, engines, [documents[i] for i in part], reward, settings, progress)
+            asked = [documents[i] for i in part]
+            found |= {a.document.identity: a for a in _answers(loaded, engine, asked, reward, settings, progress)}
         if look is not None and number < len(at):
-            look(number, found)
-    place = {d.identity: i for i, d in enumerate(documents)}
-    metrics = list(dict.fromkeys(row["metric"] for row in found))
-    return sorted(found, key=lambda row: (metrics.index(row["metric"]), place[str(row["document"])]))
+            look(number, _rows(tokenizer, list(found.values()), None))
+    answers = [found[d.identity] for d in documents]
+    # All together, also where the answers came in parts: the rounding of a sum goes with the batch.
+    pairs = [([*a.context, *a.tokens], len(a.tokens)) for a in answers]
+    # Both by the same passes over the same tokens: the base measured against itself is exactly 0.
+    own = engine.score(pairs)
+    from_base = Engine(base.model).score(pairs)
+    return _rows(tokenizer, answers, [p - q for (p, _), (q, _) in zip(own, from_base, strict=True)])
 
 
-def _measured(
+@dataclass(frozen=True)
+class _Answer:
+    """A response, as tokens and as text, and the reward model's score where there is one."""
+
+    document: GoldDocument
+    context: Sequence[int]
+    tokens: Sequence[int]
+    text: str
+    reward: float | None
+
+
+def _answers(
     loaded: LoadedModel,
-    engines: "tuple[Engine, Engine]",
+    engine: "Engine",
     documents: Sequence[GoldDocument],
     reward: LoadedModel | None,
     settings: GoldSettings,
     progress: Callable[[int, int], None] | None,
-) -> list[Row]:
-    """The rows of these documents; the engines are the policy's and the base model's."""
+) -> list[_Answer]:
     from harness.measure.scoring import GREEDY, Sampling, encode_chat
 
     tokenizer = loaded.tokenizer
     contexts = encode_chat(tokenizer, [list(map(dict, d.prompt)) for d in documents])
-    responses = engines[0].generate(
+    responses = engine.generate(
         contexts,
         settings.max_new_tokens,
         ends=_ends(loaded),
@@ -169,37 +187,44 @@ def _measured(
         progress=progress,
     )
     texts = [tokenizer.decode(r.tokens, skip_special_tokens=True).strip() for r in responses]
-    pairs = [([*c, *r.tokens], len(r.tokens)) for c, r in zip(contexts, responses, strict=True)]
-    # Both by the same passes over the same tokens: the base measured against itself is exactly 0.
-    own, from_base = (engine.score(pairs) for engine in engines)
-    scores: dict[str, list[float]] = {
-        "gold_reward": [
-            gold_reward(t, parse_constraints(d.constraints)) for t, d in zip(texts, documents, strict=True)
-        ],
-        "kl": [a - b for (a, _), (b, _) in zip(own, from_base, strict=True)],
-        "length": [float(len(r.tokens)) for r in responses],
-    }
+    rewards: Sequence[float | None] = [None] * len(texts)
     if reward is not None:
-        scores["rm_reward"] = _reward_scores(reward, documents, texts, settings.batch_size)
-    prompts = [tokenizer.decode(c) for c in contexts]
-    found: list[Row] = []
+        rewards = _reward_scores(reward, documents, texts, settings.batch_size)
+    return [
+        _Answer(d, c, r.tokens, t, w)
+        for d, c, r, t, w in zip(documents, contexts, responses, texts, rewards, strict=True)
+    ]
+
+
+def _rows(tokenizer: "PreTrainedTokenizerBase", answers: Sequence[_Answer], kls: Sequence[float] | None) -> list[Row]:
+    """The rows of these answers, metric by metric; `kls` come with the whole only."""
+    scores: dict[str, list[float]] = {
+        "gold_reward": [gold_reward(a.text, parse_constraints(a.document.constraints)) for a in answers],
+        **({} if kls is None else {"kl": list(kls)}),
+        "length": [float(len(a.tokens)) for a in answers],
+    }
+    if all(a.reward is not None for a in answers):
+        scores["rm_reward"] = [a.reward for a in answers if a.reward is not None]
+    prompts = [tokenizer.decode(a.context) for a in answers]
+    rows: list[Row] = []
     for metric, values in scores.items():
-        for document, prompt, text, value in zip(documents, prompts, texts, values, strict=True):
+        for answer, prompt, value in zip(answers, prompts, values, strict=True):
+            document = answer.document
             if not math.isfinite(value):
                 raise MeasurementError(f"gold: {metric} is {value} for the document {document.identity}")
-            found.append(
+            rows.append(
                 {
                     "document": document.identity,
                     "half": document.half,
                     "prompt_hash": hashlib.sha256(prompt.encode()).hexdigest()[:16],
                     "metric": metric,
                     "score": value,
-                    "response": text,
+                    "response": answer.text,
                     "expected": document.constraints,
                     "prompt": prompt,
                 }
             )
-    return found
+    return rows
 
 
 def _seed(seed: int, identity: str) -> int:

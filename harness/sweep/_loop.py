@@ -215,8 +215,10 @@ class _Sweep:
         specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
         if phase == "tune":
             specs = [(target, self.rungs.of_documents(run, trial, spec)) for target, spec in specs]
-        self.records.measurements(run, trial, phase, models.artifact, specs)
         outcomes = await asyncio.gather(*(self.work.measure(spec) for _, spec in specs), return_exceptions=True)
+        # What a trial was stopped in is not its own, not even where another sweep has all of it.
+        ended = [one for one, outcome in zip(specs, outcomes, strict=True) if not isinstance(outcome, BaseException)]
+        self.records.measurements(run, trial, phase, models.artifact, ended)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome

@@ -114,13 +114,7 @@ def test_measured_in_parts_every_response_and_score_is_the_same(moved: LoadedMod
         at=(0.25, 0.5),
         look=lambda rung, rows: looks.append((rung, {r["document"] for r in rows})),
     )
-    assert [(r["metric"], r["document"]) for r in parts] == [(r["metric"], r["document"]) for r in whole]
-    for one, other in zip(parts, whole, strict=True):
-        if one["metric"] == "kl":
-            # A sum of float32 log-probabilities, whose rounding goes with the batch.
-            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
-        else:
-            assert one == other
+    assert parts == whole
     in_order = sorted({str(r["document"]) for r in whole})
     assert looks == [(0, set(in_order[:3])), (1, set(in_order[:5]))]
 
