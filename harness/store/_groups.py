@@ -1,12 +1,13 @@
 """The shards of many batches as one frame a table: whole batches, each held against its manifest and the schema."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.store._schema import TABLES, Table
-from harness.store._shards import MANIFEST, damage_of, polars_schema, read_manifest
+from harness.store._shards import MANIFEST, inspect, polars_schema, read_manifest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,12 +31,12 @@ def groups(shards: Path, names: Sequence[str], problems: list[str]) -> Iterator[
     group: list[Batch] = []
     size = 0
     for name in names:
-        if found := _file_problems(shards / name):
-            problems += found
+        files, wrong = _files(shards / name)
+        if wrong:
+            problems += wrong
             continue
-        files = [f for f in read_manifest(shards / name) if f != MANIFEST]
         group.append(Batch(name, tuple(f.removesuffix(".parquet") for f in files)))
-        size += sum((shards / name / f).stat().st_size for f in files)
+        size += sum(files.values())
         if len(group) >= _BATCHES or size >= _BYTES:
             yield group
             group, size = [], 0
@@ -83,18 +84,20 @@ def _frame(table: Table, files: Mapping[str, str]) -> "pl.DataFrame":
     return frame.select(columns).with_columns(batches, pl.Series("batch_row", np.arange(len(starts)) - starts))
 
 
-def _file_problems(batch: Path) -> list[str]:
-    """What is wrong with the files of a batch: missing, changed since they were written, or not the store's."""
-    if problems := damage_of(batch):
-        return problems
-    manifest = read_manifest(batch)
-    names = {f.name for f in batch.iterdir()} - {MANIFEST}
-    problems = [f"{batch / n}: not written by the store (not in {MANIFEST})" for n in sorted(names - manifest.keys())]
-    return problems + [
+def _files(batch: Path) -> tuple[dict[str, int], list[str]]:
+    """The shards of a batch with their sizes, and what is wrong: missing, changed since written, or not the store's."""
+    manifest, problems = inspect(batch)
+    if problems:
+        return {}, problems
+    with os.scandir(batch) as entries:
+        sizes = {e.name: e.stat().st_size for e in entries if e.name != MANIFEST}
+    problems += [f"{batch / n}: not written by the store (not in {MANIFEST})" for n in sorted(sizes.keys() - manifest)]
+    problems += [
         f"{batch / name}: the store has no such table; it was written by another version"
         for name in sorted(manifest)
         if name.removesuffix(".parquet") not in TABLES
     ]
+    return sizes, problems
 
 
 def batch_problems(batch: Path) -> list[str]:

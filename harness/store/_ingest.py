@@ -1,8 +1,9 @@
 """From shards to the database: each batch once, whole, and to the same content whatever the order of arrival."""
 
 import contextlib
+import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ def _statements() -> list[str]:
     return made
 
 
+@functools.cache
 def fingerprint() -> str:
     """Identifies the tables and views this code makes (16 hex characters)."""
     return hashlib.sha256("\n".join(_statements()).encode()).hexdigest()[:16]
@@ -61,21 +63,24 @@ def create(connection: "duckdb.DuckDBPyConnection") -> None:
 
 def recorded_fingerprint(connection: "duckdb.DuckDBPyConnection") -> str | None:
     """The fingerprint of the code that made this database; None for an empty or foreign one."""
-    # Fetched to the end: DuckDB refuses the next query while one has rows left.
-    known = connection.execute(
-        "SELECT 1 FROM duckdb_tables() WHERE schema_name = 'raw' AND table_name = 'schema_version'"
-    ).fetchall()
-    rows = connection.execute("SELECT fingerprint FROM raw.schema_version").fetchall() if known else []
+    import duckdb
+
+    try:
+        # Fetched to the end: DuckDB refuses the next query while one has rows left.
+        rows = connection.execute("SELECT fingerprint FROM raw.schema_version").fetchall()
+    except (duckdb.CatalogException, duckdb.BinderException):
+        return None
     return str(rows[0][0]) if rows else None
 
 
-def ingest(connection: "duckdb.DuckDBPyConnection", shards: Path, batches: Iterable[str]) -> tuple[int, list[str]]:
-    """Take in the batches the ledger does not have.
+def ingest(connection: "duckdb.DuckDBPyConnection", shards: Path, batches: Sequence[str]) -> tuple[int, list[str]]:
+    """Take in those of these batches that the ledger does not have.
 
     Returns:
         The number of batches taken in, and what is wrong with the others, each naming its file.
     """
-    done = {row[0] for row in connection.execute("SELECT batch FROM raw.ledger").fetchall()}
+    known = connection.execute("SELECT batch FROM raw.ledger WHERE batch IN (SELECT unnest(?))", [list(batches)])
+    done = {row[0] for row in known.fetchall()}
     problems: list[str] = []
     taken = 0
     for group in groups(shards, [batch for batch in batches if batch not in done], problems):
@@ -141,9 +146,9 @@ def _claimed(
         )
         replaced = claims.filter(pl.col("previous").is_not_null())["key"].to_list()
         if replaced:
-            connection.execute(f'DELETE FROM raw.{table.name} WHERE list_contains(?, "{owner}")', [replaced])
+            connection.execute(f'DELETE FROM raw.{table.name} WHERE "{owner}" IN (SELECT unnest(?))', [replaced])
             connection.execute(
-                'DELETE FROM raw.owners WHERE table_name = ? AND list_contains(?, "key")', [table.name, replaced]
+                'DELETE FROM raw.owners WHERE table_name = ? AND "key" IN (SELECT unnest(?))', [table.name, replaced]
             )
     connection.register("claims", claims.select("key", "batch"))
     connection.execute(f"INSERT INTO raw.owners SELECT '{table.name}', \"key\", batch FROM claims")

@@ -1,8 +1,10 @@
 """Reading: one statement, read-only, with no way to another file; and its answer as a table or a file format."""
 
+import contextlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -15,12 +17,13 @@ if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
-__all__ = ["Format", "answer", "format_rows", "run_sql"]
+__all__ = ["Format", "Reader", "answer", "format_rows", "run_sql"]
 
 Format = Literal["table", "csv", "json", "parquet"]
 
 _DESCRIBE = re.compile(r"\s*(?:describe|desc)\s+(?:main\.)?\"?(\w+)\"?\s*;?\s*", re.IGNORECASE)
 _CELL = 60
+_KEPT_S = 0.5
 
 
 def answer(
@@ -35,8 +38,36 @@ def answer(
     Raises:
         UserError: no database yet, one of another version or damaged, not a single query, or DuckDB's own message.
     """
-    import duckdb
+    with _opened(database, wait) as connection:
+        return _ask(connection, database, sql, params)
 
+
+class Reader:
+    """Queries in a row on one opening of the database, given up and made anew when it is half a second old."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._stack = contextlib.ExitStack()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._since = 0.0
+
+    def answer(self, sql: str, params: Sequence[object] | Mapping[str, object] | None) -> "pl.DataFrame":
+        """As the function `answer`."""
+        if self._connection is not None and time.monotonic() - self._since > _KEPT_S:
+            self.close()
+        if self._connection is None:
+            self._connection = self._stack.enter_context(_opened(self._database, None))
+            self._since = time.monotonic()
+        return _ask(self._connection, self._database, sql, params)
+
+    def close(self) -> None:
+        """Give the database up; the next query opens it again."""
+        self._connection = None
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _opened(database: Path, wait: float | None) -> "Iterator[duckdb.DuckDBPyConnection]":
     if not database.is_file():
         raise UserError(f"nothing has been measured under {database.parent} yet: run `harness sweep SUITE` first")
     with connect(database, write=False, sealed=True, wait=wait) as connection:
@@ -48,15 +79,26 @@ def answer(
                 f"{database} was made by another version of the harness: run `harness sweep SUITE` again (finished "
                 "work is not repeated), which makes it anew from the shards"
             )
-        try:
-            _check(connection, sql)
-            frame: pl.DataFrame = connection.sql(sql, params=params).pl()
-        except duckdb.Error as error:
-            if damage := database_problem(error, database):
-                raise damage from error
-            raise UserError(
-                f"{error}\nThe views are {', '.join(VIEWS)}; `describe scores` lists a view's columns"
-            ) from error
+        yield connection
+
+
+def _ask(
+    connection: "duckdb.DuckDBPyConnection",
+    database: Path,
+    sql: str,
+    params: Sequence[object] | Mapping[str, object] | None,
+) -> "pl.DataFrame":
+    import duckdb
+
+    try:
+        _check(connection, sql)
+        frame: pl.DataFrame = connection.sql(sql, params=params).pl()
+    except duckdb.Error as error:
+        if damage := database_problem(error, database):
+            raise damage from error
+        raise UserError(
+            f"{error}\nThe views are {', '.join(VIEWS)}; `describe scores` lists a view's columns"
+        ) from error
     return frame
 
 

@@ -1,6 +1,7 @@
 """The store of one results folder: `shards/` is the truth, `harness.duckdb` is made from it."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from harness.store._shards import Rows, batch_names, remove_stale, write
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from harness.store._query import Reader
 
 __all__ = ["Store"]
 
@@ -29,6 +32,10 @@ class Store:
         self.results = Path(results)
         self.shards = self.results / "shards"
         self.database = self.results / "harness.duckdb"
+        self._reader: Reader | None = None
+        self._seen: set[str] = set()
+        self._left: tuple[int, ...] | None = None
+        """The batches that were in the database, and that file, when `ingest` was last done with it."""
 
     def append(self, table: str, rows: "Rows | pl.DataFrame") -> None:
         """Write the rows of one table as one shard; they are durable when this returns. No rows, no shard.
@@ -60,18 +67,33 @@ class Store:
                 locked, or cannot be read.
             StorageError: the disk refuses; the database is as it was, and the shards are untouched.
         """
+        if self._reader is not None:
+            self._reader.close()
+        if self._seen.issuperset(batch_names(self.shards)) and self._unchanged():
+            return 0
         with writer_lock(self._lock):
-            remove_stale(self.shards)
+            if not self._unchanged():
+                self._seen = set()
+                remove_stale(self.shards)
             with connect(self.database, write=True) as connection:
                 found = recorded_fingerprint(connection)
                 if found is None:
                     create(connection)
-                if found in (None, fingerprint()):
-                    taken, problems = ingest(connection, self.shards, batch_names(self.shards))
+                if current := found in (None, fingerprint()):
+                    seen = batch_names(self.shards)
+                    unseen = [name for name in seen if name not in self._seen]
+                    taken, problems = ingest(connection, self.shards, unseen)
                     if problems:
                         raise damage(problems)
-                    return taken
-            return self._rebuild(keep_old=True)
+            if not current:
+                return self._rebuild(keep_old=True)
+            self._seen.update(seen)
+            self._left = _mark(self.database)
+            return taken
+
+    def _unchanged(self) -> bool:
+        """Whether nobody has touched the database since `ingest` last left it."""
+        return self._left is not None and self._left == _mark(self.database)
 
     def rebuild(self) -> int:
         """Make the database anew from the shards alone, aside, and put it in the old one's place.
@@ -143,11 +165,39 @@ class Store:
         """
         from harness.store._query import answer
 
+        if self._reader is not None:
+            return self._reader.answer(sql, params)
         return answer(self.database, sql, params, wait=wait)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within the block, queries of this store share one opening of the database, which takes longer than most.
+
+        Writers get their turn: it is opened anew twice a second. Other threads of this process wait meanwhile.
+        """
+        from harness.store._query import Reader
+
+        if self._reader is not None:
+            yield
+            return
+        self._reader = Reader(self.database)
+        try:
+            yield
+        finally:
+            self._reader.close()
+            self._reader = None
 
     def ready(self) -> bool:
         """Whether there is a database to ask."""
         return self.database.is_file()
+
+
+def _mark(database: Path) -> tuple[int, ...] | None:
+    try:
+        found = database.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _wal(database: Path) -> Path:
