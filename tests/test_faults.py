@@ -294,10 +294,10 @@ def test_a_sweep_goes_on_after_a_full_disk_and_computes_a_damaged_artifact_anew(
 ) -> None:
     suite = tmp_path / "faults.yaml"
     suite.write_text(SUITE.format(model=tiny_model))
-    with small_disk(tmp_path / "disk", 2500) as disk:
+    with small_disk(tmp_path / "disk", 3000) as disk:
         results = disk / "results"
         stopped = _sweep(suite, results)
-        assert stopped.returncode == 1
+        assert stopped.returncode == 1, stopped.stderr
         (line,) = [said for said in stopped.stderr.splitlines() if said.startswith("harness: ")]
         assert line.startswith(f"harness: cannot write in {results}")
         assert line.endswith("free some space there, and run the same command again")
