@@ -8,17 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from harness.execute import Item, MeasureSpec, Result, run_spec
 from harness.progress import Display
+from harness.rungs import HopelessError, MeasureRungs, judge_scores
 from harness.store import Store
-from harness.suite import load_suite
+from harness.suite import Task, load_suite
 from harness.sweep import run_sweep
+from harness.sweep._rungs import scores_of
+from harness.targets import Target
 from tests.in_process import InProcess, planned, swept
 
 ROOT = Path(__file__).parent.parent
@@ -193,3 +197,57 @@ def test_a_metric_that_is_not_logged_is_said(suite_file: Path, whole: Path) -> N
     asyncio.run(run_sweep(plan, whole, InProcess(whole), Display(Console(file=said, width=300))))
     assert said.getvalue().count("no trial is stopped while sft trains, which does not log reward") == 1
     assert "it logs grad_norm, learning_rate, loss" in said.getvalue()
+
+
+def test_tasks_are_stopped_by_their_documents_and_survivors_have_their_scores(tiny_model: Path, tmp_path: Path) -> None:
+    asked = Task(limit=24)
+    items = [
+        Item(key=f"k{n}", kind="task", task=leaf, settings={"of": leaf, **asked.model_dump()})
+        for n, leaf in enumerate(("truthfulqa_mc1", "hellaswag"))
+    ]
+    spec = MeasureSpec(
+        key="k",
+        model=f"model:{tiny_model}",
+        artifact="a",
+        target=Target(name="cpu").model_dump(),
+        data="bundled",
+        halves=("tune",),
+        scorer="prefix-tree",
+        items=tuple(items),
+        base=f"model:{tiny_model}",
+    )
+    counted = {i.key: "acc" for i in items}
+    shown = (
+        "SELECT task, document, metric, score, response, prompt FROM raw.samples JOIN raw.measurements "
+        "USING (measurement) ORDER BY ALL"
+    )
+
+    def run(name: str, rungs: MeasureRungs | None, kept: Sequence[Item] = items) -> tuple[Result, list[Any]]:
+        given = spec.model_copy(update={"rungs": rungs, "items": tuple(kept)})
+        result = run_spec(given, tmp_path / name, lambda sign: None)
+        store = Store(tmp_path / name)
+        store.ingest()
+        return result, store.query(shown).rows()
+
+    whole, rows = run("whole", None)
+    assert whole.state == "complete", whole.traceback
+    own = scores_of(Store(tmp_path / "whole"), counted)
+    assert min(len(scores) for scores in own.values()) >= 5
+
+    def against(score: float) -> MeasureRungs:
+        rival = {key: dict.fromkeys(scores, score) for key, scores in own.items()}
+        fields = {"at": (0.5, 0.9), "direction": "maximize", "p": 0.2, "against": 0}
+        return MeasureRungs.model_validate({**fields, "metrics": counted, "tasks": counted, "rival": rival})
+
+    survived, found = run("survived", against(0.0))
+    assert survived.state == "complete", survived.traceback
+    assert found == rows
+    hopeless, none = run("hopeless", against(1.0))
+    assert (hopeless.state, none) == ("pruned", [])
+    assert list(hopeless.reached) == [1]
+    with pytest.raises(HopelessError) as caught:
+        judge_scores(against(1.0), own)
+    assert hopeless.message == f"HopelessError: {caught.value}"
+    # One of the two was measured before: its stored scores count with those that are made now.
+    partly = against(1.0).model_copy(update={"known": {"k0": own["k0"]}})
+    assert run("partly", partly, items[1:])[0].message == hopeless.message
