@@ -1,15 +1,17 @@
 """A changed suite: what is still valid is reused, and the plan says before what will be found and computed."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.plan import Plan
+from harness.history import next_batch
+from harness.plan import Plan, gather_facts
+from harness.search import Past
 from harness.show import show_plan
 from harness.store import Store
+from harness.suite import load_suite
 from tests.in_process import planned, swept
 
 SUITE = """
@@ -128,21 +130,15 @@ def test_a_changed_suite_computes_what_its_plan_said(
     assert ("harness gc --superseded" in shown) == bool(orphaned)
 
 
-def test_a_trial_begun_keeps_the_settings_it_has(suite_file: Path, before: tuple[Path, Plan], tmp_path: Path) -> None:
-    """Whatever would be suggested in its place today."""
-    results = tmp_path / "results"
-    shutil.copytree(before[0], results)
-    plan = planned(suite_file, results, MORE_TRIALS)
-    given = {"dpo.learning_rate": 3e-4}
-    store = Store(results)
-    row = store.query("SELECT * EXCLUDE (recorded_at) FROM trials WHERE recipe = 'dpo' AND phase = 'tune'").row(
-        0, named=True
-    )
-    told = {"sweep": plan.sweep, "trial": 2, "state": "running", "settings": given}
-    unknown = dict.fromkeys(("objectives", "artifact", "reward_artifact", "seconds"))
-    from harness.provenance import environment
-
-    store.append("trial_events", [{**row, **unknown, **told, "at": environment().now()}])
-    assert swept(planned(suite_file, results, MORE_TRIALS), results).failures == []
-    (third,) = [json.loads(r[2]) for r in _trials(results, plan.sweep, 3) if r[1] == 2]
-    assert third == given
+def test_a_trial_begun_keeps_the_settings_it_has(suite_file: Path) -> None:
+    """Whatever would be suggested in its place today; the others of its batch are suggested beside it."""
+    facts = gather_facts(load_suite(suite_file, [MORE_TRIALS, "budget.batch=2"]))
+    model = facts.suite.models[0]
+    fresh = next_batch(facts, "dpo", model, [])
+    begun = Past(0, {"dpo.learning_rate": 3e-4}, "running")
+    kept = next_batch(facts, "dpo", model, [begun])
+    assert set(fresh) == set(kept) == {0, 1}
+    assert kept[0] == begun.settings != fresh[0]
+    # One that is to be run again keeps its settings too, and nothing beyond its batch is touched.
+    done = [Past(n, {"dpo.learning_rate": 1e-4}, "complete", (0.5,)) for n in (1, 2, 3)]
+    assert next_batch(facts, "dpo", model, [begun, *done]) == {0: begun.settings}
