@@ -47,7 +47,7 @@ recipes:
 measure:
   tasks: {{truthfulqa_mc1: {{limit: 6}}}}
   gold: {{limit: 8, max_new_tokens: 6}}
-objectives: {{rm_reward: maximize}}
+objectives: {{kl: minimize}}
 precision: float32
 seeds: [0, 1]
 retries: 1000
@@ -202,6 +202,9 @@ def main() -> int:
         began = time.monotonic()
         codes = [whole.start().wait()]
         undisturbed = time.monotonic() - began
+        if codes != [0]:
+            print((whole.results / "output.log").read_text()[-2000:])
+            return 1
         codes.append(killed.run_killed(options.kills, options.mean, options.share))
         killed.look()
         seconds = time.monotonic() - began - undisturbed
