@@ -1,10 +1,13 @@
 """One spec in this process: what it raises becomes a result with its reason and its traceback."""
 
+import gc
 import math
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness._disk import storage_error
 from harness._secrets import redacted
@@ -45,6 +48,7 @@ def run_spec(
         report(Progress(key=spec.key, label=spec.label, step=step, total=total, metrics=finite))
 
     forget_peak()
+    _forget_gpus()
     try:
         _work(spec, results, log, ready)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a method raises becomes a row in `failures`, with its traceback
@@ -80,7 +84,8 @@ def _ended(spec: StageSpec | MeasureSpec, error: BaseException, seconds: float, 
         message = f"SystemExit: the process was told to exit with {error.code!r}"
     state = "failed"
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in _MEMORY_WORDS):
-        state, message = "infeasible", f"out of memory, at a peak of {peak:.0f} MiB resident: {message}"
+        on_gpus = f" and {_gpu_peak_mb():.0f} MiB on GPUs" if _cuda() else ""
+        state, message = "infeasible", f"out of memory, at a peak of {peak:.0f} MiB resident{on_gpus}: {message}"
     elif isinstance(error, InfeasibleError):
         state = "infeasible"
     elif isinstance(error, PrunedError):
@@ -103,3 +108,23 @@ def _ended(spec: StageSpec | MeasureSpec, error: BaseException, seconds: float, 
 def _storable(text: str) -> str:
     # Half a character (a method may raise anything) can be written to no file.
     return redacted(text).encode(errors="backslashreplace").decode()
+
+
+def _cuda() -> Any:  # noqa: ANN401  # the module torch.cuda
+    """Torch's CUDA, if this process has used it: torch may not be imported for the question."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _gpu_peak_mb() -> float:
+    cuda = _cuda()
+    return float(sum(cuda.max_memory_allocated(device) for device in range(cuda.device_count()))) / 2**20
+
+
+def _forget_gpus() -> None:
+    """Give back what an earlier spec left on the GPUs, and count their peak from now on."""
+    if cuda := _cuda():
+        gc.collect()
+        cuda.empty_cache()
+        for device in range(cuda.device_count()):
+            cuda.reset_peak_memory_stats(device)
