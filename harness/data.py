@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,12 +84,25 @@ class DataSource:
     def as_hub(self) -> Iterator[None]:
         """Let `datasets` resolve hub ids in this source. Changes the current folder meanwhile: main thread only."""
         folder = self.folder
-        if folder is None:
-            bound_waiting()
-            yield
-            return
-        with contextlib.chdir(folder), _offline(), _own_cache(folder):
-            yield
+        with _quiet():
+            if folder is None:
+                bound_waiting()
+                yield
+                return
+            with contextlib.chdir(folder), _offline(), _own_cache(folder):
+                yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # What it logs of a file that it cannot read, it also raises; the error is told once, with the file and the line.
+    logger = logging.getLogger("datasets")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,12 @@
 """lm-eval's catalogue of tasks, and what a data source has of each: known without a model or a look at documents."""
 
-import contextlib
 import difflib
 import functools
 import importlib.metadata
 import json
-import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,17 +155,6 @@ def available_tasks(source: DataSource) -> list[str]:
     return sorted(n for n, leaves in known.members.items() if leaves and have.issuperset(leaves))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("datasets")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def source_problem(source: DataSource, task: str) -> str | None:
     """What of a task's documents the source lacks, and where it could come from.
 
@@ -179,19 +166,27 @@ def source_problem(source: DataSource, task: str) -> str | None:
 
     leaves = [listing().leaves[n] for n in leaf_tasks(task)]
     missing: dict[str, str] = {}
-    with source.as_hub(), _quiet():
+    with source.as_hub():
         for path in dict.fromkeys(leaf.path for leaf in leaves if leaf.path):
             mine = [leaf for leaf in leaves if leaf.path == path]
             if not Path(path).is_dir():
                 missing.update({leaf.name: f"no dataset {path}" for leaf in mine})
                 continue
-            configs = datasets.get_dataset_config_names(path)
+            if problem := source.lacks(path) if "/" in path else None:
+                return problem
+            try:
+                configs = datasets.get_dataset_config_names(path)
+            except Exception as error:  # noqa: BLE001  # the readers of a dozen formats raise whatever they raise
+                return source.why(error, path)
             absent = [leaf for leaf in mine if leaf.config is not None and leaf.config not in configs]
             missing.update({leaf.name: f"no config {leaf.config!r} of {path}" for leaf in absent})
             there = [leaf for leaf in mine if leaf not in absent]
             if there:
                 # One look a dataset: the configs of one have the same splits, and 57 looks would take 10 s.
-                splits = datasets.get_dataset_split_names(path, there[0].config or configs[0])
+                try:
+                    splits = datasets.get_dataset_split_names(path, there[0].config or configs[0])
+                except Exception as error:  # noqa: BLE001  # the same
+                    return source.why(error, path)
                 for leaf in there:
                     if lost := [s for s in leaf.splits if s not in splits]:
                         missing[leaf.name] = f"no split {', '.join(lost)} of {path} (lm-eval reads {leaf.splits})"

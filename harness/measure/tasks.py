@@ -131,7 +131,10 @@ def load_tasks(source: DataSource, tasks: Mapping[str, TaskSettings]) -> dict[st
         except Exception as error:
             # The readers of a dozen formats, and lm-eval's own code over their rows, raise whatever they raise.
             why = source.why(error, *(path for n in leaf_tasks(name) if (path := listing().leaves[n].path)))
-            raise UserError(f"task {name!r}: its documents in {source.name} cannot be loaded: {why}") from error
+            lacking = "; the task reads a column that they lack" if type(error).__name__ == "UndefinedError" else ""
+            raise UserError(
+                f"task {name!r}: its documents in {source.name} cannot be loaded: {why}{lacking}"
+            ) from error
         found[name] = [_prepare(leaf, task, settings) for leaf, task in loaded.items()]
         for prepared in found[name]:
             _check_first(prepared, source)
