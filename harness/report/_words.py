@@ -20,6 +20,7 @@ from harness.report._plot import Estimate
 from harness.report._queries import Contender, Facts
 from harness.report._same_bits import same_bits_sentences
 from harness.report._tradeoffs import front_sentences
+from harness.rungs import HopelessError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -231,9 +232,12 @@ def _failure_sentence(facts: Facts) -> str:
     bad = facts.trials.filter(pl.col("state").is_in(["failed", "infeasible", "pruned"]))
     if bad.is_empty():
         return "No trial failed."
-    kinds = [f"{bad.filter(pl.col('state') == s).height} {s}" for s in ("failed", "infeasible", "pruned")]
-    kinds = [k for k in kinds if not k.startswith("0 ")]
-    return f"{counted(bad.height, 'run')} did not finish ({' and '.join(kinds)}); the reasons are under failures."
+    hopeless = facts.failures.filter(pl.col("message").str.starts_with(HopelessError.__name__))
+    stopped = bad.join(hopeless, on=["label", "trial", "seed"], how="semi").filter(pl.col("state") == "pruned").height
+    counts = {state: bad.filter(pl.col("state") == state).height for state in ("failed", "infeasible", "pruned")}
+    counts |= {"stopped early as hopeless": stopped, "pruned": counts["pruned"] - stopped}
+    kinds = [f"{n} {state}" for state, n in counts.items() if n]
+    return f"{counted(bad.height, 'run')} did not finish ({listed(kinds)}); the reasons are under failures."
 
 
 def _finals(facts: Facts) -> "pl.DataFrame":
