@@ -31,21 +31,25 @@ def show_plan(plan: Plan) -> None:
     console = Console()
     suite, estimate = plan.suite, plan.estimate
     console.print(f"{plan.sweep}: {suite.question}", markup=False)
-    cells = _table("recipe", "model", "trials", "searched", "steps", "new", "cached", "not yet decided")
+    # The columns that tell something, so that the table stays narrow.
+    models = ["model"] if len(suite.models) > 1 else []
+    cells = _table("recipe", *models, "trials", "new", "cached", "undecided", "searched", "steps")
     for cell in plan.cells:
+        what = (cell.recipe, *([cell.model] if models else []), str(cell.trials or "-"))
+        counts = map(str, (cell.new, cell.cached, cell.undecided))
         searched = ", ".join(cell.searched) or "nothing: its settings are fixed"
-        what = (cell.recipe, cell.model, str(cell.trials or "-"), searched, " → ".join(cell.steps))
-        cells.add_row(*map(escape, what), str(cell.new), str(cell.cached), str(cell.undecided))
+        cells.add_row(*map(escape, what), *counts, *map(escape, (searched, " → ".join(cell.steps))))
     console.print(cells)
     seconds = estimate.seconds
     time = "unknown" if seconds is None else f"{seconds:.0f} s of training on one worker"
     disk = "unknown" if estimate.disk_gb is None else f"at most {estimate.disk_gb:.1f} GB of artifacts"
     facts = _table("", "")
     rows = [
+        ("models", ", ".join(suite.models)),
         ("stages after sharing", str(estimate.stages)),
         ("new", str(estimate.new)),
         ("cached already", str(estimate.cached)),
-        ("not yet decided", _undecided(estimate.undecided)),
+        ("undecided", _undecided(estimate.undecided)),
         ("measurements", _measurements(estimate)),
         ("orphaned", _orphaned(estimate)),
         ("seeds", ", ".join(map(str, suite.seeds))),
@@ -65,14 +69,14 @@ def _undecided(count: int) -> str:
 
 
 def _measurements(estimate: Estimate) -> str:
-    more = ", and those of what is not yet decided" if estimate.undecided else ""
+    more = ", and those of what is undecided" if estimate.undecided else ""
     return f"{estimate.measured} of {estimate.measurements} cached{more}"
 
 
 def _orphaned(estimate: Estimate) -> str:
     if not estimate.orphaned:
         return "0"
-    some = ", of which what is not yet decided may use some" if estimate.undecided else ""
+    some = ", of which what is undecided may use some" if estimate.undecided else ""
     size = f"{estimate.orphaned_gb:.3f}".rstrip("0").rstrip(".")
     return (
         f"{estimate.orphaned} artifacts ({size} GB) of earlier versions of this suite{some}; once this one has run, "
