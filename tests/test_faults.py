@@ -294,7 +294,7 @@ def test_a_sweep_goes_on_after_a_full_disk_and_computes_a_damaged_artifact_anew(
 ) -> None:
     suite = tmp_path / "faults.yaml"
     suite.write_text(SUITE.format(model=tiny_model))
-    with small_disk(tmp_path / "disk", 3000) as disk:
+    with small_disk(tmp_path / "disk", 2500) as disk:
         results = disk / "results"
         stopped = _sweep(suite, results)
         assert stopped.returncode == 1, stopped.stderr
@@ -302,7 +302,8 @@ def test_a_sweep_goes_on_after_a_full_disk_and_computes_a_damaged_artifact_anew(
         assert line.startswith(f"harness: cannot write in {results}")
         assert line.endswith("free some space there, and run the same command again")
         assert "Traceback" not in stopped.stderr
-        (kept,) = [p.parent for p in results.glob("artifacts/*/stage.json")]
+        finished = {json.loads(p.read_text())["method"]: p.parent for p in results.glob("artifacts/*/stage.json")}
+        kept = finished["sft"]
         remount(disk, "size=200m")
         weights = kept / "model.safetensors"
         sound = weights.read_bytes()
