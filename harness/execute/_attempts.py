@@ -30,4 +30,4 @@ async def attempts(spec: StageSpec | MeasureSpec, attempt: Callable[[], Awaitabl
             await asyncio.sleep(pause_s(failed))
     if not retries:
         return result
-    return result.model_copy(update={"message": f"{result.message} (the last of {retries + 1} attempts)"})
+    return result.model_copy(update={"message": f"{result.message}, in the last of {retries + 1} attempts"})

@@ -284,6 +284,8 @@ class ExecutorContract:
         assert "limit" in result.message
         assert "budget.stage_minutes" in result.message
         assert result.step == 2
+        # Where it hung.
+        assert "in hang" in result.traceback
         assert len(bench.pids()) == 2
         assert not alive(bench.pids())
 
