@@ -14,6 +14,8 @@ __all__ = ["CPU", "GPU", "NowhereError", "Place", "Shares"]
 CPU, GPU = "CPU", "GPU"
 
 _LOOK_S = 1.0
+_DOUBT_S = 20.0
+"""A cluster takes this long to notice that a machine has vanished; what is sent there until then is lost."""
 
 Amounts = Mapping[str, float]
 
@@ -35,6 +37,7 @@ class _Node:
     total: Amounts
     used: dict[str, float] = field(default_factory=dict)
     held: int = 0
+    doubted_until: float = float("-inf")
 
     def could(self, wanted: Amounts) -> bool:
         return all(self.total.get(name, 0.0) >= amount for name, amount in wanted.items())
@@ -101,6 +104,11 @@ class Shares:
         finally:
             self._give_back(place)
 
+    def doubt(self, node: str) -> None:
+        """Give nobody this node for a while: something died there, and perhaps the node."""
+        if node in self._nodes:
+            self._nodes[node].doubted_until = time.monotonic() + _DOUBT_S
+
     async def look(self) -> None:
         """See which nodes are there now: those that went take nobody any more."""
         found = await asyncio.to_thread(self._look)
@@ -141,7 +149,8 @@ class Shares:
                 continue
             wanted = self._amounts(one.wanted)
             able = {name: node for name, node in self._nodes.items() if node.could(wanted)}
-            open_ = {name: node for name, node in able.items() if name not in kept}
+            now = time.monotonic()
+            open_ = {name: node for name, node in able.items() if name not in kept and now >= node.doubted_until}
             free = {name: node for name, node in open_.items() if _free(node, one.wanted, wanted)}
             if free:
                 name = min(free, key=lambda n: (_busy(free[n]), n))

@@ -80,8 +80,8 @@ class RayExecutor:
     async def run(self, spec: Spec, report: Report) -> Result:
         """Run one spec somewhere; what dies under it is tried again, then returned as `crash`.
 
-        Raises:
-            UserError: a node does not see the results folder, or has other versions of the libraries.
+        On a node that does not see the results folder, or has other versions of the libraries, its result says so, and
+        that the sweep ends (`Result.storage`).
         """
         wanted = resources_of(spec)
         if reserved := sorted(wanted.custom.keys() & _NOT_CUSTOM):
@@ -122,7 +122,7 @@ class RayExecutor:
         async with self._shares.hold(resources_of(spec), spec.urgency) as place:
             stream = self._submit(spec, place)
             try:
-                return await self._follow(stream, report)
+                return await self._follow(spec.key, stream, report)
             except asyncio.CancelledError:
                 await _end(stream)
                 raise
@@ -130,7 +130,7 @@ class RayExecutor:
                 if isinstance(error, RayTaskError) and not isinstance(error, TaskCancelledError):
                     # Raised by the seat and not by the spec: a disk that refuses, or a fault of ours.
                     raise
-                await self._shares.look()
+                self._shares.doubt(place.node)
                 return _died(spec, error)
 
     def _submit(self, spec: Spec, place: Place) -> Any:  # noqa: ANN401  # a stream of Ray's
@@ -146,7 +146,7 @@ class RayExecutor:
         )
         return task.remote(spec.model_dump_json(), self._ground)
 
-    async def _follow(self, stream: Any, report: Report) -> Result:  # noqa: ANN401  # a stream of Ray's
+    async def _follow(self, key: str, stream: Any, report: Report) -> Result:  # noqa: ANN401  # a stream of Ray's
         from ray.exceptions import RayError
 
         result: Result | None = None
@@ -158,7 +158,7 @@ class RayExecutor:
                 for warning in message.warnings:
                     self._warn(warning)
                 if message.problem is not None:
-                    raise UserError(message.problem)
+                    return Result(key=key, state="failed", storage=True, message=message.problem)
                 result = message.result or result
         except RayError:
             # A process that dies after its result has done its work.

@@ -102,8 +102,8 @@ class SlurmExecutor:
     async def run(self, spec: Spec, report: Report) -> Result:
         """Run one spec in a job; one whose job or worker dies is submitted again, then returned as `crash`.
 
-        Raises:
-            UserError: a node does not see the results folder, or has other versions of the libraries.
+        On a node that does not see the results folder, or has other versions of the libraries, its result says so, and
+        that the sweep ends (`Result.storage`).
         """
         if self._heart is None:
             self._heart = asyncio.create_task(self._beat())
@@ -220,7 +220,7 @@ class SlurmExecutor:
     async def _result(self, spec: Spec, one: _Submitted) -> Result:
         message = Message.model_validate_json(one.papers.result.read_bytes())
         if message.problem is not None:
-            raise UserError(message.problem)
+            return Result(key=spec.key, state="failed", storage=True, message=message.problem)
         if message.result is None:
             raise RuntimeError("a job ended without a result")
         if message.result.state == "crash" and await self._queue.ended(one.job) == "OUT_OF_MEMORY":

@@ -173,3 +173,16 @@ def test_who_is_cancelled_takes_nothing_with_it() -> None:
         assert "next" in room.nodes
 
     _in_room(work, {"a": {"CPU": 1.0}})
+
+
+def test_where_something_died_nobody_is_sent_while_the_node_may_be_dead() -> None:
+    async def work(room: _Room) -> None:
+        await room.enter("one", Resources())
+        room.shares.doubt("a")
+        await room.leave("one")
+        await room.enter("two", Resources(cpus=2))
+        assert room.nodes["two"] == "b"
+        await room.enter("three", Resources())
+        assert "three" not in room.nodes
+
+    _in_room(work, {"a": {"CPU": 2.0}, "b": {"CPU": 2.0}})

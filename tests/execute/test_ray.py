@@ -24,6 +24,9 @@ _SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard"
 
 
 class TestRay(ExecutorContract):
+    # Its crash that is tried again is that of `die`; a worker's start is what these tests cost.
+    test_a_spec_that_succeeds_when_tried_again_is_complete = None
+
     def make(self, results: Path, workers: int, retries: int) -> Executor:
         return open_executor("ray", results, workers, retries)
 
@@ -70,6 +73,16 @@ def test_a_resource_that_no_node_has_fails_with_what_there_is(joined: Bench, nam
     assert re.search(said, result.message)
 
 
+def test_a_node_that_sees_another_folder_ends_the_sweep(joined: Bench) -> None:
+    marker = next(joined.results.glob("work/*/marker"))
+    token = marker.read_text()
+    marker.write_text("of another folder")
+    result = joined.run("finish")
+    marker.write_text(token)
+    assert (result.state, result.storage) == ("failed", True)
+    assert "does not see the results folder" in result.message
+
+
 def test_work_of_a_node_that_dies_is_done_on_another(cluster: Any, joined: Bench) -> None:
     async def killed() -> list[Result]:
         runs = [asyncio.create_task(joined.executor.run(joined.stage("linger", n), joined.signs.append)) for n in "ab"]
@@ -81,7 +94,8 @@ def test_work_of_a_node_that_dies_is_done_on_another(cluster: Any, joined: Bench
         (joined.folder / "go").touch()
         return list(await asyncio.gather(*runs))
 
-    assert [r.state for r in joined.do(killed())] == ["complete", "complete"]
+    results = joined.do(killed())
+    assert [r.state for r in results] == ["complete", "complete"], results
     assert len(joined.pids()) == 2 + RETRIES
 
 
