@@ -54,9 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unexpected(error: Exception, results: Path) -> int:
-    results.mkdir(parents=True, exist_ok=True)
-    file = results / "traceback.log"
-    file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    file, text = results / "traceback.log", "".join(traceback.format_exception(error))
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as refused:
+        print(f"{text}harness: {file} could not be written: {refused}", file=sys.stderr)
     causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
     for cause in causes:
         print(f"harness: {type(cause).__name__}: {cause}", file=sys.stderr)
@@ -76,7 +79,13 @@ def _store(results: Path) -> "Store":
 
     store = Store(results)
     if store.shards.is_dir():
-        store.ingest()
+        try:
+            store.ingest()
+        except StorageError as error:
+            # What is in the database can be read all the same; a sweep meets the same disk and says so.
+            if not store.ready():
+                raise
+            print(f"harness: the newest rows are not shown: {error}", file=sys.stderr)
     return store
 
 
@@ -93,10 +102,13 @@ def _load(options: argparse.Namespace) -> "Suite":
 
 
 def _plan(options: argparse.Namespace) -> "Plan":
+    from harness._disk import results_problem
     from harness.outlook import look_ahead
     from harness.plan import disk_problem, gather_facts, make_plan
 
     suite = _load(options)
+    if problem := results_problem(options.results):
+        raise UserError(problem)
     console = _console()
     with console.status("planning") as status:
         facts = gather_facts(suite, say=status.update, skip_unavailable=options.skip_unavailable)
@@ -230,10 +242,12 @@ def _command_db(options: argparse.Namespace) -> int:
             f"no shards under {options.results}, from which a database is made; name a folder with --results"
         )
     with only_one(options.results, "harness db rebuild"):
-        batches = store.rebuild()
+        said = store.repair()
         counts = " UNION ALL ".join(f"SELECT count(*) AS n FROM raw.{name}" for name in TABLES)
         rows = store.query(f"SELECT sum(n)::BIGINT AS n FROM ({counts})")["n"][0]
-    print(f"{store.database}: made anew from {batches} batches of shards, {rows} rows.")
+    for line in said:
+        print(line)
+    print(f"{store.database}: made anew from the shards, {rows} rows.")
     return _DONE
 
 

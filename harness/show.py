@@ -19,6 +19,13 @@ from harness.suite import load_suite
 __all__ = ["find_sweep", "show_garbage", "show_list", "show_plan", "show_status"]
 
 
+_LATEST_FIRST = """
+    JOIN (SELECT sweep, max((batch, batch_row)) AS last FROM raw.sweep_events GROUP BY sweep) USING (sweep)
+    ORDER BY last DESC
+"""
+"""By the order of writing: the clock may have been set back since."""
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -87,7 +94,7 @@ def _orphaned(estimate: Estimate) -> str:
 def show_status(store: Store) -> None:
     """The sweeps of this store: state, trials by state, failures."""
     console = Console()
-    sweeps = store.query("SELECT sweep, state, recorded_at FROM suites ORDER BY recorded_at DESC").rows()
+    sweeps = store.query(f"SELECT sweep, state, recorded_at FROM suites {_LATEST_FIRST}").rows()
     if not sweeps:
         raise UserError(f"no sweep under {store.results} yet: run `harness sweep SUITE` first")
     table = _table("sweep", "state", "since (UTC)", "tuning", "final", "failures")
@@ -134,7 +141,7 @@ def find_sweep(store: Store, wanted: str | None) -> str:
     Raises:
         UserError: there is none.
     """
-    sweeps = store.query("SELECT sweep, suite FROM suites ORDER BY recorded_at DESC").rows()
+    sweeps = store.query(f"SELECT sweep, suite FROM suites {_LATEST_FIRST}").rows()
     if not sweeps:
         raise UserError(f"no sweep under {store.results} yet: run `harness sweep SUITE` first")
     if wanted is None:

@@ -21,7 +21,7 @@ from harness.plan import Plan
 from harness.progress import Display
 from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, measure_specs
 from harness.search import Past, best_trial
-from harness.spending import bound_reached, spent_by_trials
+from harness.spending import bound_reached, bounded, spent_by_trials
 from harness.store import Store
 from harness.sweep._graders import Graders
 from harness.sweep._records import Records, SweepState, TrialState
@@ -56,7 +56,7 @@ async def run_sweep(plan: Plan, results: Path, executor: Executor, display: Disp
     """
     store = Store(results)
     records = Records(store, plan)
-    work = Work(executor, Folders(results), display, records.measured)
+    work = Work(executor, Folders(results), display, records.measured, records.stages)
     sweep = _Sweep(plan, store, records, work, display)
     records.sweep("running")
     state: SweepState = "interrupted"
@@ -131,6 +131,7 @@ class _Sweep:
     async def _tune(self, recipe: str, model: str, before: Mapping[str, Settings]) -> Past | None:
         seed = self.suite.seeds[0]
         while True:
+            self.store.ingest()
             past = history(self.store, self.suite, self.plan.sweep, recipe, model)
             done = sum(p.state != "running" for p in past)
             self.display.cell(recipe, model, done, self.suite.budget.trials_per_cell)
@@ -144,6 +145,8 @@ class _Sweep:
     def _bound(self, recipe: str, model: str, number: int) -> bool:
         """Whether the trials before the batch of this one have reached a bound of the cell's budget."""
         budget = self.suite.budget
+        if not bounded(budget):
+            return False
         start = number - number % budget.batch
         spent = spent_by_trials(self.store, self.suite, self.plan.sweep, recipe, model, start)
         reached = bound_reached(budget, spent)
@@ -163,7 +166,8 @@ class _Sweep:
             await self._train(run, trial, self.rungs.of_training(run, trial, specs))
             await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
             self.store.ingest()
-            values = objective_values(self.store, suite, self.plan.sweep, run.recipe, run.model, trial, run.seed)
+            with self.store.reading():
+                values = objective_values(self.store, suite, self.plan.sweep, run.recipe, run.model, trial, run.seed)
         except FailedRunError as error:
             self._failed_trial(run, trial, "tune", error, started)
         except MeasurementError as error:
@@ -173,7 +177,6 @@ class _Sweep:
             self.records.trial(run, trial, "tune", "complete", models=models, objectives=values, seconds=seconds)
             shown = ", ".join(f"{n} {v:.3f}" for n, v in values.items())
             self.display.note(f"{run.recipe} trial {trial}: {shown} with {_short(run.settings[run.recipe])}")
-        self.store.ingest()
 
     async def _final(self, run: Run, trial: int) -> None:
         if (kept := self.records.without_result(run, trial)) is not None:
@@ -198,7 +201,6 @@ class _Sweep:
                 seconds = time.monotonic() - started
                 self.records.trial(run, trial, "final", "complete", models=models, seconds=seconds)
                 self.display.note(f"{run.recipe} seed {run.seed}: measured")
-        self.store.ingest()
 
     async def _train(self, run: Run, trial: int, specs: Sequence[StageSpec]) -> None:
         for position, spec in enumerate(specs):

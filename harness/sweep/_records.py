@@ -33,6 +33,8 @@ class Records:
             store.query("SELECT measurement FROM raw.measurements")["measurement"].to_list()
         )
         """Keys of all measurements in the store, whichever sweep made them."""
+        self.stages: frozenset[str] = frozenset(store.query("SELECT stage FROM raw.stages")["stage"].to_list())
+        """Keys of all computed stages in the store, whichever sweep made them."""
         self._complete = set(
             store.query(f"SELECT {run}, artifact FROM trials {mine} AND phase = 'final' AND state = 'complete'").rows()
         )
@@ -80,8 +82,8 @@ class Records:
         not: its search has learned from it. Ingest before.
         """
         rows = self._store.query(
-            "SELECT t.recipe, t.trial, t.seed, t.phase, t.state, arg_max(f.message, f.recorded_at) FROM trials t "
-            "LEFT JOIN failures f USING (sweep, recipe, model, trial, seed) "
+            "SELECT t.recipe, t.trial, t.seed, t.phase, t.state, arg_max(f.message, (f.batch, f.batch_row)) "
+            "FROM trials t LEFT JOIN raw.failure_events f USING (sweep, recipe, model, trial, seed) "
             f"WHERE t.sweep = ? AND t.{_WITHOUT_RESULT} AND (t.phase = 'final' OR t.state = 'failed') "
             "GROUP BY ALL ORDER BY ALL",
             [self._plan.sweep],

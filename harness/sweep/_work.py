@@ -59,10 +59,17 @@ class Work:
     or under none, waits for the end, and takes what is there then or has it computed.
     """
 
-    def __init__(self, executor: Executor, folders: Folders, display: Display, measured: Iterable[str]) -> None:
-        """`measured` are the keys of the measurements that the store has."""
+    def __init__(
+        self,
+        executor: Executor,
+        folders: Folders,
+        display: Display,
+        measured: Iterable[str],
+        recorded: Iterable[str],
+    ) -> None:
+        """`measured` are the keys of the measurements that the store has, `recorded` those of the stages."""
         self._executor, self._folders, self._display = executor, folders, display
-        self._measured = set(measured)
+        self._measured, self._recorded = set(measured), set(recorded)
         self._store = Store(folders.results)
         self._stages: dict[str, _Shared[bool]] = {}
         self._measures: dict[str, _Shared[None]] = {}
@@ -135,7 +142,11 @@ class Work:
         return spec.model_copy(update={"items": missing, "rungs": rungs})
 
     async def _make_stage(self, spec: StageSpec) -> bool:
-        if self._folders.holds(spec.key):
+        holds = self._folders.holds(spec.key)
+        if holds and spec.key not in self._recorded:
+            # Its shard is lost: computed again it has its curve and its cost again, and the same artifact.
+            self._display.note(f"{spec.label}: the store has no rows of artifact {spec.key}: computed again")
+        elif holds:
             damage = await asyncio.to_thread(self._folders.check, spec.key)
             if damage is None:
                 try:
@@ -148,6 +159,7 @@ class Work:
         result = await self._execute(spec)
         if result.state != "complete":
             raise FailedRunError(result, stage=spec.key, command=self._keep(spec))
+        self._recorded.add(spec.key)
         return False
 
     async def _make_measurements(self, spec: MeasureSpec) -> None:
