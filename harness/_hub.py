@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from harness._printable import printable
 from harness._secrets import redacted
 
-__all__ = ["bound_waiting", "hub_reason"]
+__all__ = ["bound_waiting", "hub_reason", "repository_problem"]
 
 _ELSEWHERE = "try again later, or use what is on this machine: a folder, or a bundled name"
 _LONGEST = 300
@@ -38,6 +38,28 @@ def bound_waiting() -> None:
         return made
 
     huggingface_hub.set_client_factory(client)
+
+
+def repository_problem(dataset: str) -> str | None:
+    """Why the hub does not give a dataset's repository, as of `hub_reason`, or None; None also where it is off.
+
+    The `datasets` library asks a hub that hangs again and again for minutes, and hides what the hub did behind its own
+    search for files.
+    """
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return None
+
+    bound_waiting()
+    try:
+        huggingface_hub.HfApi().dataset_info(dataset)
+    except Exception as error:
+        reason = hub_reason(error)
+        if reason is None:
+            raise
+        return reason
+    return None
 
 
 def hub_reason(error: BaseException) -> str | None:

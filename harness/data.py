@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness._data_files import broken_file, data_reason, outside_problem
-from harness._hub import bound_waiting, hub_reason
+from harness._hub import bound_waiting, hub_reason, repository_problem
 from harness._rows import rows_of_kind
 from harness.errors import UserError
 from harness.method import DatasetKind
@@ -58,6 +58,13 @@ class DataSource:
         if not (self.folder / dataset).is_dir():
             return f"{self.folder} has no folder {dataset}; add it there, or use --data hub"
         return outside_problem(self.folder / dataset)
+
+    def unreachable(self, *datasets: str) -> str | None:
+        """Why one of these cannot be had from the hub, which is asked; None for another source."""
+        for dataset in dict.fromkeys(datasets) if self.folder is None else ():
+            if problem := repository_problem(dataset):
+                return f"{dataset} cannot be had from the hub: {problem} (HF_HUB_OFFLINE=1 uses what the cache has)"
+        return None
 
     def why(self, error: Exception, *datasets: str) -> str:
         """What an error in reading one of these means: the file and line that is wrong, or what the hub did."""

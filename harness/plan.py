@@ -1,6 +1,5 @@
 """From a suite to a plan: every check that can be made before anything runs, and what the sweep will cost."""
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,23 +8,19 @@ from typing import Literal
 
 from harness._available import PartialSuite, missing_targets, refusals
 from harness._sizes import bytes_below
-from harness.data import DataSource, dataset_problem, load_training_set
+from harness.checks import check_gold, judge_model, sound_model, suite_problems, teachers, training_sets
+from harness.data import DataSource, load_training_set
 from harness.errors import UserError
 from harness.execute import StageSpec
-from harness.gold import parse_constraints
 from harness.keys import content_key
-from harness.method import find_method
-from harness.models import content_problem, folder_fingerprint, model_problem, resolve_model
+from harness.models import folder_fingerprint, resolve_model
 from harness.outlook import CellOutlook, Outlook, orphaned
 from harness.resolve import Facts
 from harness.store import Store
 from harness.suite import Suite
-from harness.targets import RUNTIMES, fast_bf16, machine
+from harness.targets import fast_bf16, machine
 
 __all__ = ["Cell", "Estimate", "Plan", "disk_problem", "gather_facts", "make_plan"]
-
-_SCORED = ("eager", "inductor", *RUNTIMES)
-"""Backends that tasks, gold and judge run on; on another they would run in torch, and not say so."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ def gather_facts(
     """
     source = DataSource(data or suite.data)
     missing = missing_targets(suite)
-    problems = [*_problems(suite, source), *refusals(suite, missing, skip=skip_unavailable)]
+    problems = [*suite_problems(suite, source), *refusals(suite, missing, skip=skip_unavailable)]
     if problems:
         raise UserError("\n".join(problems))
     if missing:
@@ -126,23 +121,23 @@ def gather_facts(
     from harness.measure.tasks import task_fingerprint
 
     models = {}
-    for name in (*suite.models, *_teachers(suite)):
+    for name in (*suite.models, *teachers(suite)):
         say(f"preparing the model {name}")
-        models[name] = content_key("model", files=folder_fingerprint(_sound_model(suite, name)))
-    if (judging := _judge_model(suite)) is not None:
+        models[name] = content_key("model", files=folder_fingerprint(sound_model(suite, name)))
+    if (judging := judge_model(suite)) is not None:
         say(f"preparing the model {judging}")
-        _sound_model(suite, judging)
+        sound_model(suite, judging)
     say("reading the data")
     datasets = {
         (name, kind): load_training_set(name, kind, source)[1]  # type: ignore[arg-type]  # a method's declared kind
-        for name, kind in _datasets(suite)
+        for name, kind in training_sets(suite)
     }
     gold: dict[str, object] | None = None
     if suite.measure.gold is not None:
         rows, fingerprint = load_training_set(suite.measure.gold.dataset, "prompts", source, split="test")
         if "constraints" not in rows.column_names:
             raise UserError(f"measure.gold.dataset: {suite.measure.gold.dataset!r} has no column constraints")
-        _check_gold(suite.measure.gold.dataset, rows)
+        check_gold(suite.measure.gold.dataset, rows)
         gold = {"rows": fingerprint}
     judge = None
     if suite.measure.judge is not None:
@@ -164,120 +159,6 @@ def gather_facts(
         judge=judge,
         machine=machine(),
     )
-
-
-def _problems(suite: Suite, source: DataSource) -> Iterable[str]:
-    where = str(suite.source or suite.name)
-    if problem := source.problem():
-        yield f"{suite.place('data')}: data: {problem}"
-        return
-    for index, name in enumerate(suite.models):
-        if problem := model_problem(name):
-            yield f"{suite.place('models', index)}: models: {name!r}: {problem}"
-    for name in _teachers(suite):
-        if problem := model_problem(name):
-            yield f"{_setting_place(suite, 'teacher', name)}: the teacher {name!r}: {problem}"
-    if (judging := _judge_model(suite)) is not None and (problem := model_problem(judging)):
-        yield f"{suite.place('measure', 'judge', 'model')}: measure.judge.model: {judging!r}: {problem}"
-    yield from _dataset_problems(suite, source)
-    yield from _import_problems(suite, where)
-    yield from _quality_problems(suite, where)
-    if suite.measure.tasks:
-        from harness.measure.tasks import task_problem
-
-        for name, settings in suite.measure.tasks.items():
-            if problem := task_problem(source, name, settings):
-                yield f"{suite.place('measure', 'tasks', name)}: measure.tasks.{name}: {problem}"
-
-
-def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
-    for name, _ in _datasets(suite):
-        if problem := dataset_problem(name, source):
-            yield f"{_setting_place(suite, 'dataset', name)}: dataset {name!r}: {problem}"
-    if suite.measure.gold is not None and (p := dataset_problem(suite.measure.gold.dataset, source)):
-        yield f"{suite.place('measure', 'gold', 'dataset')}: measure.gold.dataset: {p}"
-    judge = suite.measure.judge
-    if judge is not None and judge.prompts is not None and (p := dataset_problem(judge.prompts, source)):
-        yield f"{suite.place('measure', 'judge', 'prompts')}: measure.judge.prompts: {p}"
-
-
-def _setting_place(suite: Suite, setting: str, value: str) -> str:
-    """Where the first step stands that gives a setting this value."""
-    for recipe, steps in suite.recipes.items():
-        for index, step in enumerate(steps):
-            for method, settings in step.items():
-                given = settings.get(setting) if isinstance(settings, dict) else None
-                if given == value or (isinstance(given, dict) and value in given.get("values", ())):
-                    return suite.place("recipes", recipe, index, method, setting)
-    return suite.place("recipes")
-
-
-def _judge_model(suite: Suite) -> str | None:
-    """The model that judges, where it is neither a recipe's nor one of the suite's own."""
-    judge = suite.measure.judge
-    known = ("self", "base", *suite.recipes, *suite.models)
-    return None if judge is None or judge.model in known else judge.model
-
-
-def _sound_model(suite: Suite, name: str) -> Path:
-    """The folder of a model, looked through: a stage would find out late, and a comparison perhaps never."""
-    kinds = {kind for _, kind in _datasets(suite)}
-    folder = resolve_model(name)
-    chat = bool(kinds - {"text"}) or suite.measure.gold is not None or suite.measure.judge is not None
-    if problem := content_problem(folder, chat=chat):
-        raise UserError(f"model {name!r}: {problem}")
-    return folder
-
-
-def _check_gold(name: str, rows: Iterable[Mapping[str, object]]) -> None:
-    for number, row in enumerate(rows, start=1):
-        try:
-            parse_constraints(str(row["constraints"]))
-        except ValueError as error:
-            raise UserError(f"measure.gold.dataset: {name!r}, row {number}: {error}") from error
-
-
-def _import_problems(suite: Suite, where: str) -> Iterable[str]:
-    for recipe in suite.recipe_order():
-        for step in (s for s in suite.steps(recipe) if s.recipe == recipe):
-            for module, extra in step.imports().items():
-                if importlib.util.find_spec(module) is None:
-                    need = f"needs {module}: pip install 'posttrain-harness[{extra}]'"
-                    yield f"{where}: recipes.{recipe}: {step.method} {need}"
-
-
-def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
-    measure = suite.measure
-    if not measure.tasks and measure.gold is None and measure.judge is None:
-        return
-    asked = {t.name: t for recipe in ("base", *suite.recipes) for t in suite.quality_targets(recipe)}
-    for target in asked.values():
-        if target.backend not in _SCORED:
-            yield (
-                f"{where}: measure.quality_target: quality is not measured on backend {target.backend} (target "
-                f"{target.name}), only latency and memory are: name another, or set measure.every_numerics: false"
-            )
-
-
-def _teachers(suite: Suite) -> list[str]:
-    """The models that steps name as their teacher and that are neither a recipe's nor one of the suite's own."""
-    named = [name for recipe in suite.recipe_order() for step in suite.steps(recipe) for name in step.teachers]
-    known = {"base", *suite.recipes, *suite.models}
-    return list(dict.fromkeys(str(name) for name in named if name is not None and name not in known))
-
-
-def _datasets(suite: Suite) -> list[tuple[str, str]]:
-    """(dataset, kind) of every step, also each value of a searched dataset."""
-    found: dict[tuple[str, str], None] = {}
-    for recipe in suite.recipe_order():
-        for step in suite.steps(recipe):
-            kind = find_method(step.method).dataset_kind
-            if kind is None:
-                continue
-            space = step.spaces.get("dataset")
-            names = (space.values or ()) if space else (step.settings.get("dataset"),)
-            found.update({(str(n), str(kind)): None for n in names if n is not None})
-    return list(found)
 
 
 def make_plan(suite: Suite, facts: Facts, results: Path, outlook: Outlook | None = None) -> Plan:

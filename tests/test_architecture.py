@@ -19,6 +19,7 @@ FLOORS = {
     "report": 5,
     "doctor": 5,
     "plan": 4,
+    "checks": 4,
     "history": 4,
     "_replay": 4,
     "outlook": 4,

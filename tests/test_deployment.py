@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from harness import _available, plan
+from harness import _available, checks
 from harness._available import PartialSuite, missing_targets
 from harness.data import DataSource
 from harness.errors import UserError
@@ -207,5 +207,5 @@ def test_a_missing_library_is_said_before_anything_runs(
     suite = _suite(tmp_path, f"a: {steps}\nort: [PACK: {{runtime: onnxruntime}}]")
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else found(name))
-    said = "\n".join(plan._import_problems(suite, "s.yaml"))
+    said = "\n".join(checks._import_problems(suite, "s.yaml"))
     assert said == "" if words is None else f"s.yaml: recipes.a: {words}" in said

@@ -29,6 +29,7 @@ __all__ = [
     "leaf_tasks",
     "load_tasks",
     "measure_tasks",
+    "task_datasets",
     "task_fingerprint",
     "task_problem",
 ]
@@ -108,6 +109,12 @@ def task_problem(source: DataSource, task: str, settings: TaskSettings | None = 
     return source_problem(source, task)
 
 
+def task_datasets(task: str) -> list[str]:
+    """The datasets whose documents the task reads, as the hub names them."""
+    known = listing().leaves
+    return list(dict.fromkeys(path for name in leaf_tasks(task) if (path := known[name].path)))
+
+
 def load_tasks(source: DataSource, tasks: Mapping[str, TaskSettings]) -> dict[str, list[LeafTask]]:
     """Load tasks and their documents. Changes the current folder meanwhile: main thread only.
 
@@ -130,7 +137,7 @@ def load_tasks(source: DataSource, tasks: Mapping[str, TaskSettings]) -> dict[st
                 loaded = task_manager([name]).load([name])["tasks"]
         except Exception as error:
             # The readers of a dozen formats, and lm-eval's own code over their rows, raise whatever they raise.
-            why = source.why(error, *(path for n in leaf_tasks(name) if (path := listing().leaves[n].path)))
+            why = source.why(error, *task_datasets(name))
             lacking = "; the task reads a column that they lack" if type(error).__name__ == "UndefinedError" else ""
             raise UserError(
                 f"task {name!r}: its documents in {source.name} cannot be loaded: {why}{lacking}"

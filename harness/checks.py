@@ -1,0 +1,137 @@
+"""What is refused before anything runs: models, data and libraries that a suite names and that are not to be had."""
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from harness.data import TRAINING_SETS, DataSource, dataset_problem
+from harness.errors import UserError
+from harness.gold import parse_constraints
+from harness.method import find_method
+from harness.models import content_problem, model_problem, resolve_model
+from harness.suite import Suite
+from harness.targets import RUNTIMES
+
+__all__ = ["check_gold", "judge_model", "sound_model", "suite_problems", "teachers", "training_sets"]
+
+_SCORED = ("eager", "inductor", *RUNTIMES)
+"""Backends that tasks, gold and judge run on; on another they would run in torch, and not say so."""
+
+
+def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
+    """Everything that is missing or broken, a line each with its place in the suite; the hub is asked for its data."""
+    where = str(suite.source or suite.name)
+    if problem := source.problem():
+        yield f"{suite.place('data')}: data: {problem}"
+        return
+    for index, name in enumerate(suite.models):
+        if problem := model_problem(name):
+            yield f"{suite.place('models', index)}: models: {name!r}: {problem}"
+    for name in teachers(suite):
+        if problem := model_problem(name):
+            yield f"{_setting_place(suite, 'teacher', name)}: the teacher {name!r}: {problem}"
+    if (judging := judge_model(suite)) is not None and (problem := model_problem(judging)):
+        yield f"{suite.place('measure', 'judge', 'model')}: measure.judge.model: {judging!r}: {problem}"
+    yield from _dataset_problems(suite, source)
+    yield from _import_problems(suite, where)
+    yield from _quality_problems(suite, where)
+    if suite.measure.tasks:
+        from harness.measure.tasks import task_datasets, task_problem
+
+        for name, settings in suite.measure.tasks.items():
+            if problem := task_problem(source, name, settings) or source.unreachable(*task_datasets(name)):
+                yield f"{suite.place('measure', 'tasks', name)}: measure.tasks.{name}: {problem}"
+
+
+def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
+    gold, judge = suite.measure.gold, suite.measure.judge
+    named = [(name, f"dataset {name!r}", _setting_place(suite, "dataset", name)) for name, _ in training_sets(suite)]
+    if gold is not None:
+        named.append((gold.dataset, "measure.gold.dataset", suite.place("measure", "gold", "dataset")))
+    if judge is not None and judge.prompts is not None:
+        named.append((judge.prompts, "measure.judge.prompts", suite.place("measure", "judge", "prompts")))
+    for name, what, place in named:
+        problem = dataset_problem(name, source)
+        if problem is None and name not in TRAINING_SETS:
+            problem = source.unreachable(name.partition(":")[0])
+        if problem is not None:
+            yield f"{place}: {what}: {problem}"
+
+
+def _setting_place(suite: Suite, setting: str, value: str) -> str:
+    """Where the first step stands that gives a setting this value."""
+    for recipe, steps in suite.recipes.items():
+        for index, step in enumerate(steps):
+            for method, settings in step.items():
+                given = settings.get(setting) if isinstance(settings, dict) else None
+                if given == value or (isinstance(given, dict) and value in given.get("values", ())):
+                    return suite.place("recipes", recipe, index, method, setting)
+    return suite.place("recipes")
+
+
+def judge_model(suite: Suite) -> str | None:
+    """The model that judges, where it is neither a recipe's nor one of the suite's own."""
+    judge = suite.measure.judge
+    known = ("self", "base", *suite.recipes, *suite.models)
+    return None if judge is None or judge.model in known else judge.model
+
+
+def sound_model(suite: Suite, name: str) -> Path:
+    """The folder of a model, looked through: a stage would find out late, and a comparison perhaps never."""
+    kinds = {kind for _, kind in training_sets(suite)}
+    folder = resolve_model(name)
+    chat = bool(kinds - {"text"}) or suite.measure.gold is not None or suite.measure.judge is not None
+    if problem := content_problem(folder, chat=chat):
+        raise UserError(f"model {name!r}: {problem}")
+    return folder
+
+
+def check_gold(name: str, rows: Iterable[Mapping[str, object]]) -> None:
+    for number, row in enumerate(rows, start=1):
+        try:
+            parse_constraints(str(row["constraints"]))
+        except ValueError as error:
+            raise UserError(f"measure.gold.dataset: {name!r}, row {number}: {error}") from error
+
+
+def _import_problems(suite: Suite, where: str) -> Iterable[str]:
+    for recipe in suite.recipe_order():
+        for step in (s for s in suite.steps(recipe) if s.recipe == recipe):
+            for module, extra in step.imports().items():
+                if importlib.util.find_spec(module) is None:
+                    need = f"needs {module}: pip install 'posttrain-harness[{extra}]'"
+                    yield f"{where}: recipes.{recipe}: {step.method} {need}"
+
+
+def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
+    measure = suite.measure
+    if not measure.tasks and measure.gold is None and measure.judge is None:
+        return
+    asked = {t.name: t for recipe in ("base", *suite.recipes) for t in suite.quality_targets(recipe)}
+    for target in asked.values():
+        if target.backend not in _SCORED:
+            yield (
+                f"{where}: measure.quality_target: quality is not measured on backend {target.backend} (target "
+                f"{target.name}), only latency and memory are: name another, or set measure.every_numerics: false"
+            )
+
+
+def teachers(suite: Suite) -> list[str]:
+    """The models that steps name as their teacher and that are neither a recipe's nor one of the suite's own."""
+    named = [name for recipe in suite.recipe_order() for step in suite.steps(recipe) for name in step.teachers]
+    known = {"base", *suite.recipes, *suite.models}
+    return list(dict.fromkeys(str(name) for name in named if name is not None and name not in known))
+
+
+def training_sets(suite: Suite) -> list[tuple[str, str]]:
+    """(dataset, kind) of every step, also each value of a searched dataset."""
+    found: dict[tuple[str, str], None] = {}
+    for recipe in suite.recipe_order():
+        for step in suite.steps(recipe):
+            kind = find_method(step.method).dataset_kind
+            if kind is None:
+                continue
+            space = step.spaces.get("dataset")
+            names = (space.values or ()) if space else (step.settings.get("dataset"),)
+            found.update({(str(n), str(kind)): None for n in names if n is not None})
+    return list(found)
