@@ -143,26 +143,6 @@ def test_again_recomputes_nothing(swept: tuple[Path, "subprocess.CompletedProces
     assert (_rows(results, TRIALS), _rows(results, SCORES), _rows(results, "SELECT count(*) FROM stages")) == before
 
 
-def test_a_killed_sweep_resumes_to_the_identical_tables(
-    swept: tuple[Path, "subprocess.CompletedProcess[str]"], suite_file: Path, tmp_path: Path
-) -> None:
-    whole, _ = swept
-    for _ in range(2):
-        child = subprocess.Popen(
-            _command(suite_file, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        before = len(list((tmp_path / "artifacts").glob("*/stage.json")))
-        deadline = time.monotonic() + 120
-        while len(list((tmp_path / "artifacts").glob("*/stage.json"))) < before + 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-    done = _run(suite_file, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert _rows(tmp_path, TRIALS) == _rows(whole, TRIALS)
-    assert _rows(tmp_path, SCORES) == _rows(whole, SCORES)
-
-
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "interrupted"])
 def test_a_stopped_sweep_ends_within_seconds_and_says_how_to_go_on(
     suite_file: Path, tmp_path: Path, sign: signal.Signals
