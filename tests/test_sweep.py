@@ -1,7 +1,6 @@
 """The whole loop on a tiny model: real stages, real workers, a real store; kills, resumes and failures included."""
 
 import json
-import os
 import re
 import signal
 import subprocess
