@@ -41,7 +41,16 @@ def _suite_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", metavar="bundled|hub|DIR", help="where documents come from, instead of the suite's")
     sub.add_argument("--set", action="append", default=[], metavar="key=value", help="change a key of the suite")
     sub.add_argument("--skip-unavailable", action="store_true", help="leave out targets that this machine cannot run")
+    _trust(sub)
     _places(sub)
+
+
+def _trust(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="let models run Python code of their own, which can do whatever you can: read it before",
+    )
 
 
 def _sweep_options(sub: argparse.ArgumentParser) -> None:
@@ -79,6 +88,7 @@ def _running(commands: "_Commands") -> None:
     alone.add_argument(
         "spec", metavar="KEY|FILE", help='its key (`harness sql "SELECT command FROM failures"`) or JSON'
     )
+    _trust(alone)
     _places(alone)
 
 

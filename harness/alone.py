@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from harness._printable import printable
 from harness.errors import UserError
 from harness.execute import MeasureSpec, Progress, StageSpec
 from harness.folders import Folders
@@ -48,8 +49,8 @@ def run_alone(wanted: str, results: Path) -> bool:
         what = "its artifact is" if isinstance(spec, StageSpec) else "its rows are"
         print(f"Complete in {result.seconds:.1f} s: {what} in {results}. `harness retry SUITE` goes on from here.")
         return True
-    print(result.traceback, file=sys.stderr, end="")
-    print(f"harness: {result.state} after {result.seconds:.1f} s: {result.message}", file=sys.stderr)
+    print(printable(result.traceback), file=sys.stderr, end="")
+    print(f"harness: {result.state} after {result.seconds:.1f} s: {printable(result.message)}", file=sys.stderr)
     return False
 
 

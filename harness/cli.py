@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness._commandline import build_parser
+from harness._printable import printable
+from harness._secrets import redacted
 from harness.errors import StorageError, UserError
 
 if TYPE_CHECKING:
@@ -33,17 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A console script does not look in the current folder, where a user's own method (`my_method:Class`) lies.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
+    if getattr(options, "trust_remote_code", False):
+        os.environ["HARNESS_TRUST_REMOTE_CODE"] = "1"
     try:
         return _COMMANDS[options.command](options)
     except UserError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        _say(str(error))
         return _BAD_INPUT
     except StorageError as error:
-        print(f"harness: {error}", file=sys.stderr)
+        _say(str(error))
         return _FAILED
     except KeyboardInterrupt:
         again = shlex.join(["harness", *(sys.argv[1:] if arguments is None else arguments)])
-        print(f"harness: interrupted; what is finished is kept, the same command goes on: {again}", file=sys.stderr)
+        _say(f"interrupted; what is finished is kept, the same command goes on: {again}")
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has gone (`harness sql … | head`); what is left in the buffer has nowhere to go.
@@ -53,17 +57,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _unexpected(error, getattr(options, "results", Path("results")))
 
 
+def _say(text: str) -> None:
+    """A line on standard error; what came from elsewhere may hold secrets, or what a terminal would obey."""
+    print(printable(redacted(f"harness: {text}")), file=sys.stderr)
+
+
 def _unexpected(error: Exception, results: Path) -> int:
-    file, text = results / "traceback.log", "".join(traceback.format_exception(error))
+    file, text = results / "traceback.log", redacted("".join(traceback.format_exception(error)))
     try:
         results.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as refused:
-        print(f"{text}harness: {file} could not be written: {refused}", file=sys.stderr)
+        _say(f"{file} could not be written: {refused}\n{text}")
     causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
     for cause in causes:
-        print(f"harness: {type(cause).__name__}: {cause}", file=sys.stderr)
-    print(f"harness: this is a fault of the harness; its traceback is in {file}", file=sys.stderr)
+        _say(f"{type(cause).__name__}: {cause}")
+    _say(f"this is a fault of the harness; its traceback is in {file}")
     return _FAILED
 
 
@@ -85,7 +94,7 @@ def _store(results: Path) -> "Store":
             # What is in the database can be read all the same; a sweep meets the same disk and says so.
             if not store.ready():
                 raise
-            print(f"harness: the newest rows are not shown: {error}", file=sys.stderr)
+            _say(f"the newest rows are not shown: {error}")
     return store
 
 
@@ -109,13 +118,20 @@ def _plan(options: argparse.Namespace) -> "Plan":
     suite = _load(options)
     if problem := results_problem(options.results):
         raise UserError(problem)
+    from rich.markup import escape
+
     console = _console()
     with console.status("planning") as status:
-        facts = gather_facts(suite, say=status.update, skip_unavailable=options.skip_unavailable)
+
+        def say(text: str) -> None:
+            # The name of a folder may look like markup.
+            status.update(escape(printable(text)))
+
+        facts = gather_facts(suite, say=say, skip_unavailable=options.skip_unavailable)
         _store(options.results)
         plan = make_plan(facts.suite, facts, options.results, look_ahead(facts, options.results))
     for name, reason in plan.skipped.items():
-        print(f"harness: skipped: target {name}: {reason}", file=sys.stderr)
+        _say(f"skipped: target {name}: {reason}")
     if problem := disk_problem(plan, options.results):
         raise UserError(problem)
     return plan
@@ -151,7 +167,7 @@ def _command_retry(options: argparse.Namespace) -> int:
         print(f"Nothing to retry in {plan.sweep}.")
         return _DONE
     for one in ended:
-        print(f"harness: again: {one.words()}", file=sys.stderr)
+        _say(f"again: {one.words()}")
     code = _run(options, plan, lambda: reopen(store, plan.sweep, ended))
     close_unused(store, plan.sweep, ended)
     return code
@@ -177,20 +193,20 @@ def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] 
     )
     store = Store(options.results)
     page = write_report(store, plan.sweep, options.reports)
-    print(answer(store, plan.sweep))
+    print(printable(answer(store, plan.sweep)))
     print(f"\nReport: {page}")
     for missing in outcome.not_done:
-        print(f"harness: not done: {missing}", file=sys.stderr)
+        _say(f"not done: {missing}")
     if outcome.computed == 0:
         print("Nothing was left to compute.")
     for failure in outcome.failures:
-        print(f"harness: failed: {failure}", file=sys.stderr)
+        _say(f"failed: {failure}")
     if outcome.failures:
         where = (
             f"harness sql \"SELECT recipe, trial, seed, command, traceback FROM failures WHERE sweep = '{plan.sweep}'\""
         )
-        print(f"harness: tracebacks, and the command that runs each alone: {where}", file=sys.stderr)
-        print(f"harness: to run them again and go on: harness retry {options.suite}", file=sys.stderr)
+        _say(f"tracebacks, and the command that runs each alone: {where}")
+        _say(f"to run them again and go on: harness retry {options.suite}")
         return _FAILED
     return _DONE
 
@@ -265,7 +281,7 @@ def _command_report(options: argparse.Namespace) -> int:
     store = _store(options.results)
     sweep = find_sweep(store, options.sweep)
     page = write_report(store, sweep, options.reports)
-    print(answer(store, sweep))
+    print(printable(answer(store, sweep)))
     print(f"\nReport: {page}")
     return _DONE
 

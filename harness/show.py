@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from harness._printable import printable
 from harness.data import DataSource
 from harness.errors import UserError
 from harness.gc import Garbage
@@ -26,8 +28,15 @@ _LATEST_FIRST = """
 """By the order of writing: the clock may have been set back since."""
 
 
+class _Table(Table):
+    """One whose cells cannot drive the terminal: names come from suites and from the store."""
+
+    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:  # noqa: ANN401  # as in the base class
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **how)
+
+
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = _Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -37,7 +46,7 @@ def show_plan(plan: Plan) -> None:
     """Cells, stages after sharing, what is cached, and the cost, 'unknown' where it is."""
     console = Console()
     suite, estimate = plan.suite, plan.estimate
-    console.print(f"{plan.sweep}: {suite.question}", markup=False)
+    console.print(printable(f"{plan.sweep}: {suite.question}"), markup=False)
     # The columns that tell something, so that the table stays narrow.
     models = ["model"] if len(suite.models) > 1 else []
     cells = _table("recipe", *models, "trials", "new", "cached", "undecided", "searched", "steps")
@@ -113,7 +122,7 @@ def show_status(store: Store) -> None:
         "WHERE t.state = 'running' AND s.state = 'running'"
     ).rows()
     for sweep, recipe, trial, seed, name in running:
-        console.print(f"running: {sweep}: {recipe} trial {trial} seed {seed} ({name})", markup=False)
+        console.print(printable(f"running: {sweep}: {recipe} trial {trial} seed {seed} ({name})"), markup=False)
 
 
 def show_garbage(garbage: Sequence[Garbage]) -> None:

@@ -22,16 +22,16 @@ def test_command_line_is_frozen() -> None:
         for name, sub in dict(commands).items()
     }
     assert found == {
-        "plan": ["--data", "--results", "--set", "--skip-unavailable", "suite"],
+        "plan": ["--data", "--results", "--set", "--skip-unavailable", "--trust-remote-code", "suite"],
         "sweep": [
             *("--address", "--data", "--dry-run", "--executor", "--reports", "--results", "--set"),
-            *("--skip-unavailable", "--slurm", "--workers", "suite"),
+            *("--skip-unavailable", "--slurm", "--trust-remote-code", "--workers", "suite"),
         ],
         "retry": [
             *("--address", "--data", "--executor", "--kind", "--model", "--recipe", "--reports", "--results", "--set"),
-            *("--skip-unavailable", "--slurm", "--trial", "--workers", "suite"),
+            *("--skip-unavailable", "--slurm", "--trial", "--trust-remote-code", "--workers", "suite"),
         ],
-        "run-stage": ["--results", "spec"],
+        "run-stage": ["--results", "--trust-remote-code", "spec"],
         "gc": ["--results", "--superseded", "--yes"],
         "db": ["--results", "action"],
         "status": ["--results"],
