@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _END_S = 5.0
 """What an interrupted seat gets to end its worker before its process is killed."""
 _PATIENCE_S = 30.0
+_ANSWERS_WITHIN_S = 10.0
 _TRAVELS = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "XDG_CACHE_HOME", "PYTHONHASHSEED")
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
 _NOT_CUSTOM = frozenset({CPU, GPU, "memory", "object_store_memory"})
@@ -261,6 +263,10 @@ def _join(address: str) -> None:
             "machine that belongs to the cluster"
         )
     try:
+        if address != "auto":
+            # Ray itself would try for minutes.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _ANSWERS_WITHIN_S).close()
         _library().init(address=address, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
@@ -281,9 +287,7 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nodes() -> dict[str, dict[str, float]]:
-    import ray
-
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return {node["NodeID"]: node["Resources"] for node in _library().nodes() if node["Alive"]}
 
 
 def _nowhere(spec: Spec, why: str) -> Result:

@@ -62,6 +62,9 @@ def _measure(**resources: float) -> MeasureSpec:
 def test_an_address_that_is_no_place_in_a_cluster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="start the sweep on a machine that belongs to the cluster"):
         open_executor("ray", tmp_path, 1, address="ray://127.0.0.1:1")
+    for address in ("127.0.0.1:1", "localhost"):
+        with pytest.raises(UserError, match=f"no Ray cluster could be joined at {address}"):
+            open_executor("ray", tmp_path, 1, address=address)
 
 
 @pytest.mark.parametrize(
