@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from harness._printable import printable
+from harness._secrets import redacted
 
 __all__ = ["WorkerLog"]
 
@@ -50,7 +51,7 @@ class WorkerLog:
         self._began = 0
 
     def tail(self) -> str:
-        """The last 4000 characters about the spec at hand, without what drives a terminal."""
+        """The last 4000 characters about the spec at hand, without secrets and what drives a terminal."""
         size = self._size()
         start = max(size - 4 * _TAIL, self._began if self._began <= size else 0)
         try:
@@ -60,7 +61,7 @@ class WorkerLog:
         except OSError:
             return ""
         lines = (line.rstrip("\r").rpartition("\r")[2] for line in _SEQUENCES.sub("", text).split("\n"))
-        return printable("\n".join(lines))[-_TAIL:]
+        return printable(redacted("\n".join(lines)))[-_TAIL:]
 
     def close(self) -> None:
         """An empty log says nothing to anyone."""

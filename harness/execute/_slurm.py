@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness._printable import printable
+from harness._secrets import redacted
 from harness.errors import UserError
 from harness.execute._attempts import attempts
 from harness.execute._job import Papers, leave_result
@@ -275,7 +277,8 @@ class SlurmExecutor:
 
 def _died(spec: Spec, one: _Submitted, state: str) -> Result:
     file = Path(one.job.paths.stderr)
-    tail = file.read_text(encoding="utf-8", errors="replace")[-4000:] if file.is_file() else ""
+    tail = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    tail = printable(redacted(tail[-16_000:]))[-4000:]
     said = f"job {one.job.job_id} ended as {state} and left no result; its log: {file}"
     if state == "OUT_OF_MEMORY":
         said = f"out of memory: Slurm killed job {one.job.job_id}. Option mem of sbatch asks for more"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from harness._secrets import RedactedStream
 from harness.execute._run import run_spec
 from harness.execute._spec import MeasureSpec, Progress, StageSpec
 from harness.processes import adopt_orphans, die_with_parent
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> int:
     # The real standard output carries progress only; a library's stray print must not corrupt it.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    # What Python code prints goes to the log without secrets, to which both descriptors lead now.
+    sys.stdout = sys.stderr = RedactedStream(sys.stderr)
 
     def tell(text: str) -> None:
         # A forked child must not speak in its parent's name.
