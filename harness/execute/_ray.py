@@ -31,7 +31,7 @@ _END_S = 5.0
 """What an interrupted seat gets to end its worker before its process is killed."""
 _PATIENCE_S = 30.0
 _ANSWERS_WITHIN_S = 10.0
-_TRAVELS = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "XDG_CACHE_HOME", "PYTHONHASHSEED")
+_TRAVELS = ("HARNESS_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "XDG_CACHE_HOME", "PYTHONHASHSEED")
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
 _NOT_CUSTOM = frozenset({CPU, GPU, "memory", "object_store_memory"})
 
