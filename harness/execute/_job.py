@@ -17,6 +17,9 @@ from harness.execute._there import Message, leave_seats, serve
 
 __all__ = ["Papers", "leave_result"]
 
+_STOPS = (signal.SIGTERM, signal.SIGUSR2)
+"""Cancelled or preempted; nearly out of time."""
+
 
 class Papers(BaseModel):
     """The files by which a job and the sweep know of each other, and how long a heart may stand still, in seconds."""
@@ -32,7 +35,7 @@ class Papers(BaseModel):
 def leave_result(spec: str, ground: str, papers: str) -> None:
     """Run the spec of a job. Stopped by a signal (cancelled, preempted, out of time) it leaves no result."""
     files = Papers.model_validate_json(papers)
-    for number in (signal.SIGTERM, signal.SIGUSR2):
+    for number in _STOPS:
         signal.signal(number, _stop)
     threading.Thread(target=_watch, args=(files.heart, files.orphan_s), daemon=True).start()
     last = Message(problem="a seat ended without a result")
@@ -44,6 +47,8 @@ def leave_result(spec: str, ground: str, papers: str) -> None:
                     signs.write(text + "\n")
                     signs.flush()
     finally:
+        # Said twice, or said at the end, it would interrupt the clearing up.
+        _heed_no_more()
         leave_seats()
     aside = files.result.with_suffix(".aside")
     with aside.open("w", encoding="utf-8") as file:
@@ -53,7 +58,13 @@ def leave_result(spec: str, ground: str, papers: str) -> None:
     aside.rename(files.result)
 
 
+def _heed_no_more() -> None:
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, _: FrameType | None) -> None:
+    _heed_no_more()
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 

@@ -138,7 +138,10 @@ class _Seat:
     def close(self) -> None:
         if self._executor is not None:
             self._loop.run_until_complete(self._executor.close())
-            self._executor = None
+            # Its threads would keep a process from its end.
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+            self._loop, self._executor = asyncio.new_event_loop(), None
 
     def _ready(self) -> LocalExecutor:
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from harness.errors import UserError
@@ -63,9 +64,13 @@ def test_jobs_of_a_sweep_that_was_killed_end_by_themselves(tmp_path: Path) -> No
                 await asyncio.sleep(0.02)
             # Its heart beats in this event loop, which stands still as if the sweep were dead.
             assert not alive(bench.pids(), 30.0)
+            # Told to stop a second time while it clears up, the job ends all the same.
             run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
 
         bench.do(orphaned())
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
 
 def _measure(**target: Any) -> MeasureSpec:
