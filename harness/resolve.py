@@ -244,6 +244,9 @@ def measure_specs(
         settings = suite.measure.profile.model_dump()
         for target in suite.targets_of(recipe):
             what = {**target.numerics(), "threads": target.threads}
+            if target.resources:
+                # On a cluster they say which hardware it is, where the numerics may be the same.
+                what["resources"] = target.resources
             one = item("profile", "profile", what, settings, machine=dict(facts.machine))
             specs.append(spec(target, [one], alone=True))
     return specs
