@@ -109,6 +109,12 @@ def estimate(facts: Facts, who: Contender, group: str, metric: str) -> Estimate 
 
 def main_metrics(facts: Facts) -> list[tuple[str, str]]:
     """The benchmarks that have final scores, in the suite's order, each with the metric it goes by."""
+    if ("main_metrics",) not in facts.cache:
+        facts.cache["main_metrics",] = _main_metrics(facts)
+    return facts.cache["main_metrics",]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def _main_metrics(facts: Facts) -> list[tuple[str, str]]:
     import polars as pl
 
     rows = facts.documents.filter(~pl.col("group").is_in(["gold", "judge"])).select("group", "metric").unique()
@@ -144,6 +150,13 @@ def objective_source(facts: Facts, objective: str) -> list[tuple[str, str]]:
 
 def objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
     """The documents behind a contender's objective, weighted so that every task counts the same; {} for none."""
+    key = ("objective_scores", who.label, objective)
+    if key not in facts.cache:
+        facts.cache[key] = _objective_scores(facts, who, objective)
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def _objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
     pairs = objective_source(facts, objective)
     parts = [_crossed(_by_seed(facts, who, group, metric)) for group, metric in pairs]
     if len(parts) <= 1:
@@ -165,10 +178,15 @@ def objective_estimate(facts: Facts, who: Contender, objective: str) -> Estimate
     pairs = objective_source(facts, objective)
     if len(pairs) == 1:
         return estimate(facts, who, *pairs[0])
-    return _estimate(objective_scores(facts, who, objective))
+    key = ("objective_estimate", who.label, objective)
+    if key not in facts.cache:
+        facts.cache[key] = _estimate(objective_scores(facts, who, objective))
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
 def _paired(a: Scores, b: Scores) -> Difference | None:
+    if a.keys() == b.keys():
+        return paired_difference(a, b) if a else None
     common = a.keys() & b.keys()
     if not common:
         return None

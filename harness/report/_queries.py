@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
     from harness.store import Store
 
-__all__ = ["BASE", "Contender", "Facts", "mapping", "read_facts"]
+__all__ = ["BASE", "TUNING_CURVES", "Contender", "Facts", "mapping", "read_facts"]
 
 BASE = "base"
+TUNING_CURVES = 60
+"""Of each method's tuning runs, the training curves that are shown."""
 
 # A final run's scored measurements; `final` are the documents that tuning never saw.
 _FINAL_RUNS = """
@@ -45,6 +47,30 @@ _REPEATS = """
     JOIN raw.profile_samples p USING (measurement)
     WHERE t.sweep = $sweep AND t.phase = 'final' AND p.metric IN
         ('e2e_ms', 'ttft_ms', 'tpot_ms', 'peak_rss_mb', 'peak_cuda_mb', 'weight_mb', 'weight_disk_mb')
+"""
+# Curves of all final runs, but only some of each method's tuning runs: no page could show those of 10,000 trials. A
+# stage's key is a hash, so the first of them by key are a random few.
+_TRAINING = f"""
+    WITH used AS (
+        SELECT recipe, model, trial, seed, stage, step AS method FROM raw.stage_links WHERE sweep = $sweep
+        UNION
+        SELECT e.recipe, e.model, e.trial, e.seed, e.stage, c.method
+        FROM raw.failure_events e JOIN raw.training_curves c USING (stage) WHERE e.sweep = $sweep
+    ),
+    finals AS (
+        SELECT DISTINCT recipe, model, trial, seed, true AS final FROM raw.trial_events
+        WHERE sweep = $sweep AND phase = 'final'
+    ),
+    stages AS (
+        SELECT stage, method, bool_or(coalesce(final, false)) AS final
+        FROM used LEFT JOIN finals USING (recipe, model, trial, seed) GROUP BY stage, method
+    ),
+    shown AS (
+        SELECT stage FROM stages
+        QUALIFY final OR row_number() OVER (PARTITION BY method, final ORDER BY stage) <= {TUNING_CURVES}
+    )
+    SELECT * FROM training WHERE sweep = $sweep AND stage IN (SELECT stage FROM shown)
+    ORDER BY method, metric, recipe, model, trial, seed, step
 """
 _FALLBACKS = """
     SELECT DISTINCT l.recipe, l.model, json_extract_string(m.settings, '$.scorer_fallback') AS reason
@@ -94,6 +120,7 @@ class Facts:
     repeats: "pl.DataFrame"
     """The single repeats behind the latency and memory of `profiles`."""
     training: "pl.DataFrame"
+    """Of all final runs, and of some of the tuning runs (`TUNING_CURVES`)."""
     lineage: "pl.DataFrame"
     stages: "pl.DataFrame"
     failures: "pl.DataFrame"
@@ -122,7 +149,12 @@ class Facts:
         """The target whose scores are compared: the suite's for quality, else its first measured; "" for none."""
         if self.on:
             return self.on
-        measured = {*self.documents["target"].to_list(), *self.scores["target"].to_list()}
+        if "target" not in self.cache:
+            self.cache["target"] = self._own_target()
+        return str(self.cache["target"])
+
+    def _own_target(self) -> str:
+        measured = {*self.documents["target"].unique(), *self.scores["target"].unique()}
         measure, listed = self.settings.get("measure"), self.settings.get("targets")
         wanted = [measure.get("quality_target")] if isinstance(measure, dict) else []
         wanted += [t.get("name") for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
@@ -134,7 +166,13 @@ class Facts:
         """The target whose scores of a contender are compared: `target`, or where it does not run there its own."""
         if self.on or not self.target:
             return self.on
-        measured = set(self.documents.filter(self.documents["label"] == who.label)["target"].to_list())
+        key = ("target_of", who.label)
+        if key not in self.cache:
+            self.cache[key] = self._target_of(who)
+        return str(self.cache[key])
+
+    def _target_of(self, who: Contender) -> str:
+        measured = set(self.documents.filter(self.documents["label"] == who.label)["target"].unique())
         listed = self.settings.get("targets")
         order = [str(t.get("name")) for t in listed if isinstance(t, dict)] if isinstance(listed, list) else []
         return next((t for t in (self.target, *order, *sorted(measured)) if t in measured), self.target)
@@ -290,9 +328,7 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         documents=documents.sort("label", "target", "task", "metric", "seed", "document"),
         profiles=profiles.sort("label", "target", "setting", "metric", "seed"),
         repeats=of_sweep(_REPEATS).sort("label", "target", "setting", "metric", "seed", "repeat"),
-        training=of_sweep(
-            "SELECT * FROM training WHERE sweep = $sweep ORDER BY method, metric, recipe, model, trial, seed, step"
-        ),
+        training=of_sweep(_TRAINING),
         lineage=lineage,
         stages=stages,
         failures=of_sweep("SELECT * FROM failures WHERE sweep = $sweep ORDER BY recorded_at"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.report._html import Html, Table, join, number, table, tag
 from harness.report._plot import Figure, Point, Series, Variant, empty, scatter
-from harness.report._queries import Contender, Facts, mapping
+from harness.report._queries import TUNING_CURVES, Contender, Facts, mapping
 
 if TYPE_CHECKING:
     import polars as pl
@@ -81,6 +81,9 @@ def training(facts: Facts) -> Figure | Html:
         "several recipes or trials was trained once and is drawn once. The table gives each curve's ends; every "
         "step is in the store's view training."
     )
+    trained = facts.lineage.group_by("step").agg(pl.col("stage").n_unique())["stage"]
+    if max(trained.to_list(), default=0) > TUNING_CURVES:
+        caption += f" Of a method's tuning runs {TUNING_CURVES} at most are drawn, a random few."
     if broken:
         caption += f" {broken} logged values were NaN or infinite and are not drawn."
     headers = ["method", "metric", "recipe", "run", "steps", "first", "last", "lowest", "highest"]

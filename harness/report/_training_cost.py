@@ -15,6 +15,9 @@ _OPTIONS = (
 )
 """The settings that trade memory for time; one left out of a stage's settings has its default."""
 
+_STAGES = 400
+"""Rows at most."""
+
 _MEASURED = {
     "step_ms": "step, ms",
     "train_peak_mb": "peak beside the model, MiB",
@@ -29,9 +32,13 @@ def training_cost(facts: Facts) -> Html | None:
     users = {str(stage): sorted(set(part["label"].to_list())) for (stage,), part in facts.lineage.group_by("stage")}
     rows: list[list[object]] = []
     shown: set[str] = set()
+    measured = 0
     for row in facts.stages.iter_rows(named=True):
         metrics, params = mapping(row["metrics"]), mapping(row["params"])
         if "step_ms" not in metrics:
+            continue
+        measured += 1
+        if measured > _STAGES:
             continue
         shown |= {name for name in _MEASURED if name in metrics}
         options = ", ".join(f"{k} {_plain(params[k])}" for k in _OPTIONS if params.get(k) not in (None, False, 0))
@@ -47,6 +54,8 @@ def training_cost(facts: Facts) -> Html | None:
         "The median step after the first, and the highest resident memory over what the model took before, as each "
         "stage measured them while others may have run beside it."
     )
+    if measured > _STAGES:
+        note += f" The first {_STAGES} of {measured:,} stages; the store's view stages has all of them."
     return join(tag("h3", "What training took"), tag("p", note, class_="fine"), table(Table(headers, cells)))
 
 
