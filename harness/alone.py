@@ -1,6 +1,7 @@
 """One stage or measurement that failed, run again alone: in this process, its errors on this terminal."""
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -62,10 +63,14 @@ def _read(wanted: str, results: Path) -> StageSpec | MeasureSpec:
         raise UserError(f"no failed stage or measurement {wanted} in {results / 'failed'}; {there}")
     adapter: TypeAdapter[StageSpec | MeasureSpec] = TypeAdapter(StageSpec | MeasureSpec)
     try:
-        return adapter.validate_json(file.read_bytes())
+        spec = adapter.validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(
             f"{file}: not a stage or measurement as a sweep keeps them ({'.'.join(map(str, first['loc']))}: "
             f"{first['msg']})"
         ) from error
+    # The key names the folder that the artifact is written to.
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", spec.key):
+        raise UserError(f"{file}: key: expected a key as a sweep makes them, letters and digits, got {spec.key!r}")
+    return spec

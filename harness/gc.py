@@ -5,6 +5,7 @@ Rows of the store stay, so that every report can still be made; a sweep that nee
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -72,7 +73,7 @@ def find_garbage(store: Store, *, superseded: bool = False) -> list[Garbage]:
                 whose.setdefault(one, set()).add(sweep)
     found = []
     for path in _entries(folders.artifacts):
-        if path.name.startswith(".") or path.name in kept:
+        if path.name.startswith(".") or path.name in kept or _foreign(path):
             continue
         why = _UNUSED
         if path.name in whose:
@@ -102,6 +103,11 @@ def remove(garbage: Garbage) -> None:
                 os.close(descriptor)
             path = aside
         _delete(path)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether somebody else has put it there: it has neither a manifest nor a key for a name."""
+    return not (path / "stage.json").is_file() and not re.fullmatch(r"[0-9a-f]{32}", path.name)
 
 
 def _delete(path: Path) -> None:

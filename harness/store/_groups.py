@@ -107,7 +107,11 @@ def batch_problems(batch: Path) -> list[str]:
     problems = []
     for name in sorted(read_manifest(batch)):
         table = TABLES[name.removesuffix(".parquet")]
-        found = dict(pl.read_parquet_schema(batch / name))
+        try:
+            found = dict(pl.read_parquet_schema(batch / name))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            problems.append(f"{batch / name}: not a Parquet file ({error})")
+            continue
         problems += [f"{batch / name}: {p}" for p in _schema_problems(table, found)]
     return problems
 
