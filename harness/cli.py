@@ -127,7 +127,8 @@ def _plan(options: argparse.Namespace) -> "Plan":
             # The name of a folder may look like markup.
             status.update(escape(printable(text)))
 
-        facts = gather_facts(suite, say=say, skip_unavailable=options.skip_unavailable)
+        elsewhere = getattr(options, "executor", "local") != "local"
+        facts = gather_facts(suite, say=say, skip_unavailable=options.skip_unavailable, elsewhere=elsewhere)
         _store(options.results)
         plan = make_plan(facts.suite, facts, options.results, look_ahead(facts, options.results))
     for name, reason in plan.skipped.items():
