@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness.errors import UserError
 
 if TYPE_CHECKING:
+    from harness.report._queries import Facts
     from harness.store import Store
 
 __all__ = ["answer", "write_report"]
@@ -32,12 +33,10 @@ def write_report(
         UserError: no such sweep, or `out` cannot be written.
     """
     from harness.report._page import page
-    from harness.report._queries import read_facts
 
     if samples < 1:
         raise UserError(f"samples: expected at least 1, got {samples}")
-    store.ingest()
-    facts = read_facts(store, sweep)
+    facts = _facts(store, sweep)
     path = Path(out)
     if path.suffix.lower() != ".html":
         path /= f"{facts.suite}.html"
@@ -59,8 +58,22 @@ def answer(store: "Store", sweep: str) -> str:
     Raises:
         UserError: no such sweep.
     """
-    from harness.report._queries import read_facts
     from harness.report._words import words
 
+    return words(_facts(store, sweep)).text()
+
+
+def _facts(store: "Store", sweep: str) -> "Facts":
+    """The facts of a sweep, read once for the page and the paragraph: together with what was computed from them."""
+    from harness.report._queries import read_facts
+
     store.ingest()
-    return words(read_facts(store, sweep)).text()
+    state = store.database.stat() if store.ready() else None
+    key = (str(store.database.absolute()), sweep, state and (state.st_ino, state.st_size, state.st_mtime_ns))
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = read_facts(store, sweep)
+    return _LAST[key]
+
+
+_LAST: dict[object, "Facts"] = {}

@@ -55,7 +55,8 @@ def training(facts: Facts) -> Figure | Html:
         # A stage that several runs share was trained once: one curve, under every recipe that used it.
         for (_,), part in sorted(here.group_by("stage"), key=lambda kv: (kv[1]["phase"].max() == "tune", kv[0])):
             one = part.unique("step", keep="first").sort("step")
-            users = [c.label for c in facts.contenders if c.label in set(part["label"])]
+            labels = set(part["label"].to_list())
+            users = [c.label for c in facts.contenders if c.label in labels]
             name = " + ".join(users)
             final = "final" in set(part["phase"])
             runs = (

@@ -51,9 +51,9 @@ def _document(facts: Facts, rows: "pl.DataFrame", place: int) -> dict[str, objec
 
     first = rows.row(0, named=True)
     responses = []
+    of = rows.partition_by("recipe", "model", as_dict=True)
     for who in facts.contenders:
-        mine = rows.filter((pl.col("recipe") == who.recipe) & (pl.col("model") == who.model))
-        if mine.is_empty():
+        if (mine := of.get((who.recipe, who.model))) is None:
             continue
         one = mine.filter(pl.col("seed") == mine["seed"].min())
         scores = [f"{m} {number(s)}" for m, s in one.select("metric", "score").sort("metric").iter_rows()]
