@@ -19,7 +19,7 @@ from harness.models import resolve_model
 from harness.objectives import kinds_of, values_of
 from harness.resolve import Facts, ItemKind, Run, Settings, chain, chain_ends, measure_specs, proxy_recipe
 from harness.search import Past, best_trial
-from harness.spending import bound_reached, spent_by_trials
+from harness.spending import bound_reached, bounded, spent_by_trials
 from harness.store import Store
 
 __all__ = ["Cell", "CellState", "Replay"]
@@ -68,8 +68,9 @@ class Replay:
         self._complete: dict[str, bool] = {}
 
         # A cell's measurements may wait for another cell that stands later in the suite: the reward model's.
-        while any(self._advance(cell) for cell in self.cells):
-            pass
+        with self.store.reading():
+            while any(self._advance(cell) for cell in self.cells):
+                pass
 
     def before(self, cell: Cell) -> dict[str, Settings] | None:
         """The settings of the recipes that a cell needs; None where they are not known, or will never be."""
@@ -122,7 +123,7 @@ class Replay:
     def _spent(self, cell: Cell, number: int) -> bool:
         """Whether a bound of the budget will end the tuning before this trial: as the sweep decides that itself."""
         budget = self._suite.budget
-        if budget.device_hours is None and budget.tokens is None and budget.judge_cost is None:
+        if not bounded(budget):
             return False
         start = number - number % budget.batch
         return bound_reached(budget, spent_by_trials(self.store, self._suite, self.sweep, *cell, start)) is not None

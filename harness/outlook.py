@@ -80,8 +80,9 @@ class _Count:
 
     def outlook(self) -> Outlook:
         found = self._found
-        for cell in self._replay.cells:
-            found.cells[cell] = self._stages(cell)
+        with self._replay.store.reading():
+            for cell in self._replay.cells:
+                found.cells[cell] = self._stages(cell)
         for model in self._suite.models:
             self._ask(Run("base", model, self._suite.seeds[0], {}), "final")
         found.measured = len(found.measurements & self._replay.measured)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.store import Store
 from harness.suite import Budget, Suite
 
-__all__ = ["Spent", "bound_reached", "spent_by_trials"]
+__all__ = ["Spent", "bound_reached", "bounded", "spent_by_trials"]
 
 _TOKENS = ("train_tokens", "sampled_tokens")
 """Figures of a stage that count the tokens it trained on and those it sampled."""
@@ -60,6 +60,11 @@ def spent_by_trials(store: Store, suite: Suite, sweep: str, recipe: str, model: 
         tokens=int(trained[1]),
         judge_cost=votes * (price or 0.0),
     )
+
+
+def bounded(budget: Budget) -> bool:
+    """Whether the budget has a bound beside the number of trials."""
+    return not (budget.device_hours is None and budget.tokens is None and budget.judge_cost is None)
 
 
 def bound_reached(budget: Budget, spent: Spent) -> str | None:
