@@ -12,8 +12,9 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 
 from harness.errors import MeasurementError
-from harness.measure.scoring import Engine, PrefixTreeLM, Sampling
+from harness.measure.scoring import Engine, PrefixTreeLM, Sampling, _products
 from harness.measure.scoring._attention import _attend_math, attend
+from harness.measure.scoring._products import fast_products, product
 from harness.measure.scoring._tree import build_tree
 from harness.method import LoadedModel
 from harness.models import load_model
@@ -438,3 +439,45 @@ def test_lm_evals_own_command_line_knows_it(tiny_model: Path, tmp_path: Path) ->
     assert results["config"]["scorer"] == "prefix-tree"
     (samples,) = tmp_path.rglob("samples_hellaswag_*.jsonl")
     assert len(samples.read_text().splitlines()) == 4
+
+
+def test_products_of_both_libraries_are_equal(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(2, 100, 48)
+    layer = torch.nn.Linear(48, 32)
+    with torch.inference_mode():
+        right = layer(rows)
+        for short in (True, False):
+            monkeypatch.setattr(_products, "_mkl_falls_short", lambda short=short: short)
+            torch.testing.assert_close(product(rows, layer.weight, layer.bias), right, atol=1e-5, rtol=1e-5)
+            out = torch.empty(200, 32)
+            assert product(rows.flatten(0, 1), layer.weight, layer.bias, out=out) is out
+            torch.testing.assert_close(out, right.flatten(0, 1), atol=1e-5, rtol=1e-5)
+            ids = torch.arange(20)[None]
+            expected = loaded.model(ids).logits
+            with fast_products(loaded.model):
+                assert ("forward" in vars(loaded.model.get_output_embeddings())) is short
+                torch.testing.assert_close(loaded.model(ids).logits, expected, atol=1e-4, rtol=1e-4)
+            assert "forward" not in vars(loaded.model.get_output_embeddings())
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_scores_do_not_depend_on_the_library_of_products(
+    short: bool, loaded: LoadedModel, theirs: HFLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_products, "_mkl_falls_short", lambda: short)
+    _same(PrefixTreeLM(loaded.model, tokenizer=loaded.tokenizer, token_budget=256), theirs, ADVERSARIAL)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 5])
+def test_attention_of_heads_that_share_keys(dtype: torch.dtype, length: int) -> None:
+    query, key, value = (torch.randn(3, h, n, 16, dtype=dtype) for h, n in ((6, length), (2, 40), (2, 40)))
+    mask = torch.zeros(3, 1, 1, 40, dtype=dtype)
+    mask[1, ..., 30:] = float("-inf")
+    for hidden in (None, mask):
+        output, sums = attend(query, key, value, scale=0.25, mask=hidden)
+        right, right_sums = _attend_math(query.float(), key.float(), value.float(), 0.25, False, hidden)
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        assert output.dtype == dtype
+        torch.testing.assert_close(output.float(), right, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(sums, right_sums, atol=tolerance, rtol=tolerance)

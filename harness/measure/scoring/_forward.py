@@ -21,6 +21,7 @@ from harness.measure.scoring._attention import (
 )
 from harness.measure.scoring._logits import logits_buffer, written_into
 from harness.measure.scoring._plan import TreePlan
+from harness.measure.scoring._products import fast_products
 from harness.measure.scoring._tree import TokenTree, build_tree
 
 if TYPE_CHECKING:
@@ -188,7 +189,9 @@ def forward(
 ) -> Tensor:
     """One packed pass: tokens and positions [N] → logits [len(rows), vocabulary] at these packed places."""
     arguments: dict[str, Any] = {"use_cache": False, "logits_to_keep": rows}
-    with torch.inference_mode(), _replaced_attention(model), written_into(model, buffer), plan.active():
+    # The head before the other matrices: what has been replaced stays as it is.
+    replaced = _replaced_attention(model), written_into(model, buffer), fast_products(model)
+    with torch.inference_mode(), replaced[0], replaced[1], replaced[2], plan.active():
         logits: Tensor = model(input_ids=tokens[None], position_ids=positions[None], **arguments).logits[0]
     layers = model.config.get_text_config().num_hidden_layers
     if plan.layer != layers:

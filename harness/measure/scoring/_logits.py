@@ -4,8 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
+
+from harness.measure.scoring._products import plain_linear, product
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,10 +22,7 @@ def logits_buffer(model: "PreTrainedModel", rows: int) -> Tensor | None:
 
 def _plain_head(model: "PreTrainedModel") -> nn.Linear | None:
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None or type(head.weight.data) is not Tensor:
-        return None
-    # Who has replaced it before us, such as accelerate's hooks, goes on doing so.
-    return head if head.weight.device.type == "cpu" and "forward" not in vars(head) else None
+    return head if isinstance(head, nn.Linear) and plain_linear(head) and head.bias is None else None
 
 
 @contextlib.contextmanager
@@ -34,11 +32,11 @@ def written_into(model: "PreTrainedModel", buffer: Tensor | None) -> Iterator[No
     if buffer is None or head is None:
         yield
         return
-    weight = head.weight.detach().t()
+    weight = head.weight.detach()
 
     def forward(hidden: Tensor) -> Tensor:
         flat = hidden.flatten(0, -2)
-        return torch.mm(flat, weight, out=buffer[: len(flat)]).view(*hidden.shape[:-1], -1)
+        return product(flat, weight, out=buffer[: len(flat)]).view(*hidden.shape[:-1], -1)
 
     vars(head)["forward"] = forward
     try:
