@@ -43,26 +43,29 @@ def answer(
 
 
 class Reader:
-    """Queries in a row on one opening of the database, given up and made anew when it is half a second old."""
+    """Queries in a row on one opening of the database: one that is there, which is left open, or one of its own, which
+    is given up and made anew when it is half a second old."""
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
+    def __init__(self, database: Path, given: "duckdb.DuckDBPyConnection | None" = None) -> None:
+        self._database, self._given = database, given
         self._stack = contextlib.ExitStack()
-        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._own: duckdb.DuckDBPyConnection | None = None
         self._since = 0.0
 
     def answer(self, sql: str, params: Sequence[object] | Mapping[str, object] | None) -> "pl.DataFrame":
         """As the function `answer`."""
-        if self._connection is not None and time.monotonic() - self._since > _KEPT_S:
+        if self._given is not None:
+            return _ask(self._given, self._database, sql, params)
+        if self._own is not None and time.monotonic() - self._since > _KEPT_S:
             self.close()
-        if self._connection is None:
-            self._connection = self._stack.enter_context(_opened(self._database, None))
+        if self._own is None:
+            self._own = self._stack.enter_context(_opened(self._database, None))
             self._since = time.monotonic()
-        return _ask(self._connection, self._database, sql, params)
+        return _ask(self._own, self._database, sql, params)
 
     def close(self) -> None:
         """Give the database up; the next query opens it again."""
-        self._connection = None
+        self._own = self._given = None
         self._stack.close()
 
 

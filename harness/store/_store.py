@@ -13,6 +13,7 @@ from harness.store._repair import repair_shards
 from harness.store._shards import Rows, batch_names, remove_stale, write
 
 if TYPE_CHECKING:
+    import duckdb
     import polars as pl
 
     from harness.store._query import Reader
@@ -67,10 +68,17 @@ class Store:
                 locked, or cannot be read.
             StorageError: the disk refuses; the database is as it was, and the shards are untouched.
         """
+        with self._ingesting() as (taken, _):
+            return taken
+
+    @contextlib.contextmanager
+    def _ingesting(self) -> "Iterator[tuple[int, duckdb.DuckDBPyConnection | None]]":
+        """Ingest; within the block the database is still open, unless there was no need to open it."""
         if self._reader is not None:
             self._reader.close()
         if self._seen.issuperset(batch_names(self.shards)) and self._unchanged():
-            return 0
+            yield 0, None
+            return
         with writer_lock(self._lock):
             if not self._unchanged():
                 self._seen = set()
@@ -85,11 +93,13 @@ class Store:
                     taken, problems = ingest(connection, self.shards, unseen)
                     if problems:
                         raise damage(problems)
-            if not current:
-                return self._rebuild(keep_old=True)
-            self._seen.update(seen)
-            self._left = _mark(self.database)
-            return taken
+                    yield taken, connection
+            if current:
+                self._seen.update(seen)
+                self._left = _mark(self.database)
+                return
+            taken = self._rebuild(keep_old=True)
+        yield taken, None
 
     def _unchanged(self) -> bool:
         """Whether nobody has touched the database since `ingest` last left it."""
@@ -177,15 +187,31 @@ class Store:
         """
         from harness.store._query import Reader
 
-        if self._reader is not None:
+        with self._read_by(self._reader or Reader(self.database)):
             yield
-            return
-        self._reader = Reader(self.database)
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[None]:
+        """Ingest, then answer the queries of the block on the same opening of the database: for short blocks.
+
+        Raises:
+            UserError: as for `ingest`.
+            StorageError: as for `ingest`.
+        """
+        from harness.store._query import Reader
+
+        with self._ingesting() as (_, connection), self._read_by(Reader(self.database, connection)):
+            yield
+
+    @contextlib.contextmanager
+    def _read_by(self, reader: "Reader") -> Iterator[None]:
+        before, self._reader = self._reader, reader
         try:
             yield
         finally:
-            self._reader.close()
-            self._reader = None
+            if reader is not before:
+                reader.close()
+            self._reader = before
 
     def ready(self) -> bool:
         """Whether there is a database to ask."""

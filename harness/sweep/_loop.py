@@ -131,8 +131,8 @@ class _Sweep:
     async def _tune(self, recipe: str, model: str, before: Mapping[str, Settings]) -> Past | None:
         seed = self.suite.seeds[0]
         while True:
-            self.store.ingest()
-            past = history(self.store, self.suite, self.plan.sweep, recipe, model)
+            with self.store.fresh():
+                past = history(self.store, self.suite, self.plan.sweep, recipe, model)
             done = sum(p.state != "running" for p in past)
             self.display.cell(recipe, model, done, self.suite.budget.trials_per_cell)
             batch = next_batch(self.facts, recipe, model, past)
@@ -165,8 +165,7 @@ class _Sweep:
             models = chain_ends(self.facts, run, specs)
             await self._train(run, trial, self.rungs.of_training(run, trial, specs))
             await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
-            self.store.ingest()
-            with self.store.reading():
+            with self.store.fresh():
                 values = objective_values(self.store, suite, self.plan.sweep, run.recipe, run.model, trial, run.seed)
         except FailedRunError as error:
             self._failed_trial(run, trial, "tune", error, started)
