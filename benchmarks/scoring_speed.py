@@ -111,7 +111,7 @@ def _measure(loaded: LoadedModel, dtype: str, name: str, options: argparse.Names
     requests = requests_of(work, options.data)
     ours = prefix_tree(loaded)
     _run(ours, work.kind, requests[:2])
-    batch = _best_batch(loaded, work.kind, requests)
+    batch = options.hf_batch or _best_batch(loaded, work.kind, requests)
     pairs = []
     for _ in range(options.pairs):
         mine = _run(ours, work.kind, requests)
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="documents a task")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="torch threads; two collapse on a busy machine")
+    parser.add_argument("--hf-batch", type=int, help="batch size of hf, where the best is known (default: it is found)")
     parser.add_argument("--profile", action="store_true", help="print the operations prefix-tree spends its time in")
     parser.add_argument("--json", type=Path, help="also write every figure here, after each row")
     options = parser.parse_args()
