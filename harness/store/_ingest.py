@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,15 +84,31 @@ def ingest(connection: "duckdb.DuckDBPyConnection", shards: Path, batches: Seque
     done = {row[0] for row in known.fetchall()}
     problems: list[str] = []
     taken = 0
-    for group in groups(shards, [batch for batch in batches if batch not in done], problems):
-        taken += _take(connection, shards, group, problems)
+    for names, frames in _read_ahead(shards, [batch for batch in batches if batch not in done], problems):
+        _take(connection, names, frames)
+        taken += len(names)
     return taken, problems
 
 
-def _take(connection: "duckdb.DuckDBPyConnection", shards: Path, group: list[Batch], problems: list[str]) -> int:
-    """One transaction: the rows of these batches and their rows in the ledger, or nothing."""
-    import duckdb
+_Group = tuple[list[str], "dict[str, pl.DataFrame]"]
 
+
+def _read_ahead(shards: Path, batches: Sequence[str], problems: list[str]) -> Iterator[_Group]:
+    """Groups of sound batches with their rows by table; one is read while another is inserted."""
+    source = groups(shards, batches, problems)
+
+    def load() -> _Group | None:
+        group = next(source, None)
+        return None if group is None else _read(shards, group, problems)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(load)
+        while (found := coming.result()) is not None:
+            coming = thread.submit(load)
+            yield found
+
+
+def _read(shards: Path, group: list[Batch], problems: list[str]) -> _Group:
     try:
         frames = read(shards, group)
     except ValueError:
@@ -102,18 +119,24 @@ def _take(connection: "duckdb.DuckDBPyConnection", shards: Path, group: list[Bat
         problems += [line for found in wrong.values() for line in found]
         group = [batch for batch in group if batch.name not in wrong]
         frames = read(shards, group)
+    return [batch.name for batch in group], frames
+
+
+def _take(connection: "duckdb.DuckDBPyConnection", names: list[str], frames: "dict[str, pl.DataFrame]") -> None:
+    """One transaction: the rows of these batches and their rows in the ledger, or nothing."""
+    import duckdb
+
     connection.execute("BEGIN")
     try:
         for name, frame in frames.items():
             _insert(connection, TABLES[name], frame)
-        connection.execute("INSERT INTO raw.ledger SELECT unnest(?)", [[batch.name for batch in group]])
+        connection.execute("INSERT INTO raw.ledger SELECT unnest(?)", [names])
         connection.execute("COMMIT")
     except BaseException:
         # A commit that failed has ended the transaction already, and a fatal error the connection.
         with contextlib.suppress(duckdb.Error):
             connection.execute("ROLLBACK")
         raise
-    return len(group)
 
 
 def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, frame: "pl.DataFrame") -> None:

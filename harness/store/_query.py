@@ -47,15 +47,15 @@ class Reader:
     is given up and made anew when it is half a second old."""
 
     def __init__(self, database: Path, given: "duckdb.DuckDBPyConnection | None" = None) -> None:
-        self._database, self._given = database, given
+        self._database, self.given = database, given
         self._stack = contextlib.ExitStack()
         self._own: duckdb.DuckDBPyConnection | None = None
         self._since = 0.0
 
     def answer(self, sql: str, params: Sequence[object] | Mapping[str, object] | None) -> "pl.DataFrame":
         """As the function `answer`."""
-        if self._given is not None:
-            return _ask(self._given, self._database, sql, params)
+        if self.given is not None:
+            return _ask(self.given, self._database, sql, params)
         if self._own is not None and time.monotonic() - self._since > _KEPT_S:
             self.close()
         if self._own is None:
@@ -65,7 +65,7 @@ class Reader:
 
     def close(self) -> None:
         """Give the database up; the next query opens it again."""
-        self._own = self._given = None
+        self._own = self.given = None
         self._stack.close()
 
 

@@ -74,6 +74,9 @@ class Store:
     @contextlib.contextmanager
     def _ingesting(self) -> "Iterator[tuple[int, duckdb.DuckDBPyConnection | None]]":
         """Ingest; within the block the database is still open, unless there was no need to open it."""
+        if self._reader is not None and (open_for_writing := self._reader.given) is not None:
+            yield self._take(open_for_writing), open_for_writing
+            return
         if self._reader is not None:
             self._reader.close()
         if self._seen.issuperset(batch_names(self.shards)) and self._unchanged():
@@ -88,18 +91,20 @@ class Store:
                 if found is None:
                     create(connection)
                 if current := found in (None, fingerprint()):
-                    seen = batch_names(self.shards)
-                    unseen = [name for name in seen if name not in self._seen]
-                    taken, problems = ingest(connection, self.shards, unseen)
-                    if problems:
-                        raise damage(problems)
-                    yield taken, connection
+                    yield self._take(connection), connection
             if current:
-                self._seen.update(seen)
                 self._left = _mark(self.database)
                 return
             taken = self._rebuild(keep_old=True)
         yield taken, None
+
+    def _take(self, connection: "duckdb.DuckDBPyConnection") -> int:
+        there = batch_names(self.shards)
+        taken, problems = ingest(connection, self.shards, [name for name in there if name not in self._seen])
+        if problems:
+            raise damage(problems)
+        self._seen.update(there)
+        return taken
 
     def _unchanged(self) -> bool:
         """Whether nobody has touched the database since `ingest` last left it."""
@@ -193,6 +198,8 @@ class Store:
     @contextlib.contextmanager
     def fresh(self) -> Iterator[None]:
         """Ingest, then answer the queries of the block on the same opening of the database: for short blocks.
+
+        What is written within the block is taken in by another `ingest` there.
 
         Raises:
             UserError: as for `ingest`.
