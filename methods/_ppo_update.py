@@ -54,7 +54,8 @@ class Learner:
         """Train on a batch for `epochs` passes, or until it is past `max_kl` from the sampling policy.
 
         Raises:
-            InfeasibleError: see `step`; or the stage is past its deadline.
+            InfeasibleError: see `step`.
+            PrunedError: the stage is past its deadline.
         """
         params, count = self.params, len(experience.prompts)
         seen: list[dict[str, float]] = []

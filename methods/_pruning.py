@@ -193,7 +193,8 @@ def gradient_importance(
         readers × gates, float64, on the CPU.
 
     Raises:
-        InfeasibleError: a gradient is not finite, or the stage is past its deadline.
+        InfeasibleError: a gradient is not finite.
+        PrunedError: the stage is past its deadline.
     """
     import torch
 
@@ -225,7 +226,8 @@ def activation_importance(
         readers × units, float64, on the CPU.
 
     Raises:
-        InfeasibleError: an activation is not finite, or the stage is past its deadline.
+        InfeasibleError: an activation is not finite.
+        PrunedError: the stage is past its deadline.
     """
     import torch
 

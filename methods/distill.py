@@ -98,7 +98,8 @@ class Distill(AdapterMethod[DistillParams]):
         Raises:
             UserError: no dataset, no usable row, no chat template; the teacher has another vocabulary, or is the
                 student itself.
-            InfeasibleError: diverged, out of memory, past the deadline.
+            InfeasibleError: diverged, or out of memory.
+            PrunedError: past the deadline.
         """
         from methods._distill_models import check_pair, check_sampling, keep_layers
         from methods._distill_trainer import make_trainer

@@ -75,7 +75,8 @@ class DPO(AdapterMethod[DPOParams]):
 
         Raises:
             UserError: no dataset, no usable pair, no chat template.
-            InfeasibleError: diverged, out of memory, past the deadline.
+            InfeasibleError: diverged, or out of memory.
+            PrunedError: past the deadline.
         """
         from methods._ppo_attention import quick_attention
 

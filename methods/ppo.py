@@ -117,7 +117,8 @@ class PPO(AdapterMethod[PPOParams]):
 
         Raises:
             UserError: the models or the prompts do not fit together.
-            InfeasibleError: a non-finite number appeared, or the deadline has passed.
+            InfeasibleError: a non-finite number appeared.
+            PrunedError: the deadline has passed.
         """
         from methods._ppo_trainer import Trainer
 

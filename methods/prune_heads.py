@@ -75,7 +75,8 @@ class PruneHeads(Method[PruneHeadsParams]):
         Raises:
             UserError: unknown architecture; a fraction that removes nothing or everything, or leaves a head count
                 that the configuration refuses; no usable calibration row.
-            InfeasibleError: an importance is not finite, or the stage is past its deadline.
+            InfeasibleError: an importance is not finite.
+            PrunedError: the stage is past its deadline.
         """
         policy = inputs.load("policy")
         model = policy.model

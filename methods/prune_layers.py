@@ -59,7 +59,8 @@ class PruneLayers(Method[PruneLayersParams]):
 
         Raises:
             UserError: unknown architecture, a fraction that removes nothing or everything, no usable calibration row.
-            InfeasibleError: a hidden state is not finite, or the stage is past its deadline.
+            InfeasibleError: a hidden state is not finite.
+            PrunedError: the stage is past its deadline.
         """
         policy = inputs.load("policy")
         model = policy.model

@@ -67,7 +67,8 @@ class PruneMLP(Method[PruneMLPParams]):
 
         Raises:
             UserError: unknown architecture, a fraction that removes nothing or everything, no usable calibration row.
-            InfeasibleError: an importance is not finite, or the stage is past its deadline.
+            InfeasibleError: an importance is not finite.
+            PrunedError: the stage is past its deadline.
         """
         policy = inputs.load("policy")
         model = policy.model

@@ -89,8 +89,8 @@ class PruneWeights(Method[PruneWeightsParams]):
         Raises:
             UserError: unknown architecture, a width that is no multiple of four under 2:4, no usable calibration
                 row, llmcompressor missing.
-            InfeasibleError: activations or weights are not finite, a Hessian cannot be inverted, or the stage is
-                past its deadline.
+            InfeasibleError: activations or weights are not finite, or a Hessian cannot be inverted.
+            PrunedError: the stage is past its deadline.
         """
         policy = inputs.load("policy")
         model = policy.model

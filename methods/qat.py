@@ -89,7 +89,8 @@ class QAT(Method[QATParams]):
         Raises:
             UserError: a package, the dataset or a usable row is missing; a group size does not fit; the policy cannot
                 be quantised.
-            InfeasibleError: diverged, out of memory, past the deadline.
+            InfeasibleError: diverged, or out of memory.
+            PrunedError: past the deadline.
             RuntimeError: the converted model is not the one that was trained.
         """
         from methods._ppo_attention import quick_attention

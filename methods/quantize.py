@@ -155,7 +155,8 @@ class Quantize(Method[QuantizeParams]):
         Raises:
             UserError: a package, a GPU, the dataset or a usable row is missing; a group size does not fit; the scheme
                 is not defined in this form; the policy cannot be quantised.
-            InfeasibleError: the calibration or the quantised model is not finite, or the stage is past its deadline.
+            InfeasibleError: the calibration or the quantised model is not finite.
+            PrunedError: the stage is past its deadline.
         """
         kind = _KINDS[params.scheme]
         need_libraries("torchao", "compressed_tensors", *(["llmcompressor"] if kind.calibrated else []))

@@ -68,7 +68,8 @@ class RewardModel(Method[RewardModelParams]):
 
         Raises:
             UserError: no policy, no dataset, no usable pair, no chat template.
-            InfeasibleError: diverged, out of memory, past the deadline.
+            InfeasibleError: diverged, or out of memory.
+            PrunedError: past the deadline.
         """
         from methods._ppo_attention import quick_attention
 

@@ -39,7 +39,8 @@ class SFT(AdapterMethod[SFTParams]):
 
         Raises:
             UserError: no dataset, no usable row, no chat template.
-            InfeasibleError: diverged, out of memory, past the deadline.
+            InfeasibleError: diverged, or out of memory.
+            PrunedError: past the deadline.
         """
         from methods._ppo_attention import quick_attention
 

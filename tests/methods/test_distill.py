@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from harness.errors import InfeasibleError, UserError
+from harness.errors import InfeasibleError, PrunedError, UserError
 from harness.method import Inputs, LoadedModel, Trained
 from harness.models import load_model, save_model
 from methods._distill_loss import _kl, completion_losses, divergence
@@ -355,9 +355,9 @@ def test_says_what_is_wrong(tiny_model: Path, teacher: Path, tmp_path: Path) -> 
         DistillParams(beta=0.1)
 
 
-def test_divergence_and_deadline_are_infeasible(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
+def test_divergence_and_deadline_end_a_run(tiny_model: Path, teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(InfeasibleError, match="step"):
         run(tiny_model, teacher, tmp_path, learning_rate=1e30, warmup_fraction=0.0, lr_scheduler="constant")
     context = make_context(tmp_path, Log(), deadline=time.monotonic() - 1)
-    with pytest.raises(InfeasibleError, match="deadline"):
+    with pytest.raises(PrunedError, match="deadline"):
         Distill().run(inputs(tiny_model, teacher), DistillParams(), context)

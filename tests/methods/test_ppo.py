@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from harness.errors import InfeasibleError, UserError
+from harness.errors import InfeasibleError, PrunedError, UserError
 from harness.method import Inputs, LoadedModel, Trained, find_method
 from harness.models import load_model, save_model
 from methods._ppo_attention import quick_attention
@@ -473,7 +473,7 @@ def test_a_diverging_step_is_infeasible(make: Any) -> None:
 
 def test_the_deadline_ends_a_run(tiny_model: Path, reward_folder: Path, tmp_path: Path) -> None:
     context = make_context(tmp_path, Log(), deadline=0.0)
-    with pytest.raises(InfeasibleError, match="deadline"):
+    with pytest.raises(PrunedError, match="deadline"):
         PPO().run(make_inputs(tiny_model, reward_folder), PPOParams(**SMALL), context)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from harness.errors import InfeasibleError, UserError
+from harness.errors import InfeasibleError, PrunedError, UserError
 from harness.method import Trained
 from harness.models import load_model, save_model
 from methods import prune_heads
@@ -290,7 +290,7 @@ def test_layers_that_are_not_ordinary_are_refused(grouped: Path, tmp_path: Path)
         PruneHeads().run(inputs, PruneHeadsParams(), make_context(tmp_path, Log()))
 
 
-def test_overflow_and_deadline_are_infeasible(grouped: Path, tmp_path: Path) -> None:
+def test_overflow_and_deadline_end_a_run(grouped: Path, tmp_path: Path) -> None:
     for importance in ("gradient", "activation"):
         inputs = make_inputs(grouped, instructions(8, 3))
         with torch.no_grad():
@@ -298,7 +298,7 @@ def test_overflow_and_deadline_are_infeasible(grouped: Path, tmp_path: Path) -> 
         with pytest.raises(InfeasibleError, match="not finite"):
             PruneHeads().run(inputs, PruneHeadsParams(importance=importance), make_context(tmp_path, Log()))
     context = make_context(tmp_path, Log(), deadline=time.monotonic() - 1)
-    with pytest.raises(InfeasibleError, match="deadline"):
+    with pytest.raises(PrunedError, match="deadline"):
         PruneHeads().run(make_inputs(grouped, instructions(8, 3)), PruneHeadsParams(), context)
 
 

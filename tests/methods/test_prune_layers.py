@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from harness.errors import InfeasibleError, UserError
+from harness.errors import InfeasibleError, PrunedError, UserError
 from harness.method import Trained
 from harness.models import load_model, save_model
 from methods import prune_layers
@@ -177,12 +177,12 @@ def test_says_what_is_wrong(tiny_model: Path, deep: Path, tmp_path: Path) -> Non
     assert PruneLayers.compresses is True
 
 
-def test_overflow_and_deadline_are_infeasible(deep: Path, tmp_path: Path) -> None:
+def test_overflow_and_deadline_end_a_run(deep: Path, tmp_path: Path) -> None:
     inputs = make_inputs(deep, instructions(8, 3))
     with torch.no_grad():
         inputs.load("policy").model.model.layers[0].mlp.down_proj.weight[0, 0] = torch.inf
     with pytest.raises(InfeasibleError, match="not finite"):
         PruneLayers().run(inputs, PruneLayersParams(), make_context(tmp_path, Log()))
     context = make_context(tmp_path, Log(), deadline=time.monotonic() - 1)
-    with pytest.raises(InfeasibleError, match="deadline"):
+    with pytest.raises(PrunedError, match="deadline"):
         PruneLayers().run(make_inputs(deep, instructions(8, 3)), PruneLayersParams(), context)

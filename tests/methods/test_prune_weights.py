@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from harness.errors import InfeasibleError, UserError
+from harness.errors import InfeasibleError, PrunedError, UserError
 from harness.method import Context, Inputs, Trained
 from harness.models import load_model, save_model
 from methods._pruning import PROJECTIONS, calibration_rows
@@ -379,7 +379,7 @@ def test_says_what_is_wrong(tiny_model: Path, grouped: Path, tmp_path: Path, mon
 
 
 @needs_llmcompressor
-def test_overflow_and_deadline_are_infeasible(grouped: Path, tmp_path: Path) -> None:
+def test_overflow_and_deadline_end_a_run(grouped: Path, tmp_path: Path) -> None:
     for criterion in ("wanda", "sparsegpt"):
         inputs = make_inputs(grouped, instructions(8, 3))
         with torch.no_grad():
@@ -390,7 +390,7 @@ def test_overflow_and_deadline_are_infeasible(grouped: Path, tmp_path: Path) -> 
         PruneWeightsParams(calibration_rows=0)
     late = make_context(tmp_path, Log(), deadline=time.monotonic() - 1)
     for criterion in ("magnitude", "wanda"):
-        with pytest.raises(InfeasibleError, match="deadline"):
+        with pytest.raises(PrunedError, match="deadline"):
             PruneWeights().run(make_inputs(grouped, instructions(8, 3)), PruneWeightsParams(criterion=criterion), late)
 
 

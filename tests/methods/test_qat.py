@@ -13,7 +13,7 @@ pytest.importorskip("compressed_tensors")
 from pydantic import ValidationError
 
 from harness._packed import PackedLinear
-from harness.errors import InfeasibleError, UserError
+from harness.errors import PrunedError, UserError
 from harness.method import Trained
 from harness.models import load_model, save_model
 from methods._rows import instruction_rows, training_order
@@ -168,7 +168,7 @@ def test_refuses_what_makes_no_sense(trained_model: Path, tmp_path: Path, monkey
         QAT().run(make_inputs(trained_model, None), QATParams(), make_context(tmp_path, Log()))
     with pytest.raises(UserError, match="max_length=8"):
         run(trained_model, tmp_path, max_length=8)
-    with pytest.raises(InfeasibleError, match="deadline"):
+    with pytest.raises(PrunedError, match="deadline"):
         QAT().run(
             make_inputs(trained_model, instructions(20, 1)),
             QATParams(),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.errors import InfeasibleError, UserError
+from harness.errors import InfeasibleError, PrunedError, UserError
 from harness.method import Trained
 from harness.models import load_model, save_model
 from methods._rows import encode, instruction_rows, training_order
@@ -202,7 +202,7 @@ def test_divergence_is_infeasible(tiny_model: Path, tmp_path: Path) -> None:
 def test_a_missed_deadline_is_infeasible(tiny_model: Path, tmp_path: Path) -> None:
     log = Log()
     context = make_context(tmp_path, log, deadline=time.monotonic() - 1)
-    with pytest.raises(InfeasibleError, match="deadline"):
+    with pytest.raises(PrunedError, match="deadline"):
         SFT().run(make_inputs(tiny_model, instructions(20, 1)), SFTParams(), context)
     assert not log.steps
 
