@@ -213,7 +213,8 @@ class _Sweep:
         judged = "judge" in kinds and self.suite.measure.judge is not None
         judge = await self._graders.judge(run, models) if judged else None
         label = f"{run.recipe} seed {run.seed}: measuring"
-        shape = self.work.shape(models.policy) if "profile" in kinds else None
+        profiled = "profile" in kinds and self.suite.measure.profile is not None
+        shape = self.work.shape(models.policy) if profiled else None
         models = replace(models, reward=reward, judge=judge, shape=shape)
         specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
         if phase == "tune":
