@@ -481,3 +481,12 @@ def test_attention_of_heads_that_share_keys(dtype: torch.dtype, length: int) -> 
         assert output.dtype == dtype
         torch.testing.assert_close(output.float(), right, atol=tolerance, rtol=tolerance)
         torch.testing.assert_close(sums, right_sums, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("length", [128, 150, 320])
+def test_causal_attention_in_blocks(length: int) -> None:
+    query, key, value = (torch.randn(2, h, length, 16) for h in (6, 2, 2))
+    output, sums = attend(query, key, value, scale=0.25, causal=True)
+    right, right_sums = _attend_math(query, key, value, 0.25, True, None)
+    torch.testing.assert_close(output, right, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sums, right_sums, atol=1e-5, rtol=1e-5)

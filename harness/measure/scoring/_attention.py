@@ -1,6 +1,7 @@
 """Attention that follows a plan instead of a mask: what transformers calls in every layer, and the kernel under it."""
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -20,6 +21,11 @@ KeyValues = list[tuple[Tensor, Tensor]]
 _MATH_SCORES = 1 << 26
 """Largest number of attention scores held at once where there is no fused kernel that returns the log-sum-exp."""
 
+_BLOCK = 64
+"""Queries of a causal segment that are attended from together."""
+_LONGEST = 2048
+"""From here on the kernel's own blocks are as good."""
+
 
 class UnsupportedAttentionError(Exception):
     """The model's attention does something a tree of segments cannot express (a window, a cap, sinks)."""
@@ -37,6 +43,8 @@ def attend(
         The output [B, H, N, D] in the query's type and the log-sum-exp [B, H, N] in fp32.
     """
     if query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
+        if causal and mask is None and 2 * _BLOCK <= query.shape[2] == key.shape[2] <= _LONGEST:
+            return _attend_causal(query, key, value, scale)
         if not causal:
             return _attend_folded(query, key, value, scale, mask)
         return _flash(query, key, value, scale, causal, mask)
@@ -47,7 +55,7 @@ def _flash(
     query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     if mask is not None:
-        mask = mask.expand(-1, -1, query.shape[2], -1)
+        mask = mask.expand(len(query), -1, query.shape[2], -1)
     output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, causal, attn_mask=mask, scale=scale
     )
@@ -63,6 +71,28 @@ def _attend_folded(
     folded = query.reshape(batch, key.shape[1], -1, width)
     output, lse = _flash(folded, key, value, scale, causal=False, mask=mask)
     return output.reshape(batch, heads, length, width), lse.reshape(batch, heads, length)
+
+
+def _attend_causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    # The kernel skips what lies ahead of a query in blocks of 512 keys only: below that it computes all of a square of
+    # which half is wanted.
+    batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    output = query.new_empty(batch, length, heads, width).transpose(1, 2)
+    sums = query.new_empty(batch, heads, length, dtype=torch.float32)
+    ahead = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool).triu(1)
+    # Columns from `length` on are the block's own tokens, those before it the tokens that all of the block see.
+    mask = torch.zeros(_BLOCK, length + _BLOCK, dtype=query.dtype)
+    mask[:, length:].masked_fill_(ahead, -math.inf)
+    for low in range(0, length, _BLOCK):
+        high = min(length, low + _BLOCK)
+        size = high - low
+        rows = query[:, :, low:high].reshape(batch, groups, -1, width)
+        hidden = mask[:size, length - low : length + size].repeat(heads // groups, 1)[None, None]
+        part, lse = _flash(rows, key[:, :, :high], value[:, :, :high], scale, causal=False, mask=hidden)
+        output[:, :, low:high] = part.reshape(batch, heads, size, width)
+        sums[:, :, low:high] = lse.reshape(batch, heads, size)
+    return output, sums
 
 
 def _attend_math(
