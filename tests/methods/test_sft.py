@@ -199,7 +199,7 @@ def test_divergence_is_infeasible(tiny_model: Path, tmp_path: Path) -> None:
         run(tiny_model, tmp_path, learning_rate=1e30, warmup_fraction=0.0, lr_scheduler="constant")
 
 
-def test_a_missed_deadline_is_infeasible(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_missed_deadline_prunes(tiny_model: Path, tmp_path: Path) -> None:
     log = Log()
     context = make_context(tmp_path, log, deadline=time.monotonic() - 1)
     with pytest.raises(PrunedError, match="deadline"):
