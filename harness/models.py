@@ -144,8 +144,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from harness._packed import quiet_bars
+
     transformers.utils.logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # "preparing the model" is said where a command waits for this; a bar of the library's would stand beside it.
+    with quiet_bars():
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # The GGUF header names <|im_start|> as the tokenizer's end of sequence; the model and its chat template end a
     # turn with <|im_end|>. Padding gets a token of its own, so that a mask made from it never hides a real end.
