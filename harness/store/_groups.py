@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "batch_problems", "groups", "read"]
 
-_BATCHES, _BYTES = 2000, 8 * 2**20
+_BATCHES, _BYTES = 2000, 3 * 2**20
 """Bounds of one group. Of texts that repeat, compressed shards hold some thirty times less than memory then does."""
 
 
