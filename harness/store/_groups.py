@@ -1,5 +1,6 @@
 """The shards of many batches as one frame a table: whole batches, each held against its manifest and the schema."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "batch_problems", "groups", "read"]
 
-_BATCHES, _BYTES = 2000, 3 * 2**20
-"""Bounds of one group. Of texts that repeat, compressed shards hold some thirty times less than memory then does."""
+_ROWS = 500_000
+"""Rows of one group, about: fewer take longer each, and these are some hundred MiB."""
+_SMALL, _OF_A_ROW = 64 * 2**10, 32
+"""Bytes of a shard whose rows are not counted, since it takes longer than to read it, and those of one of its rows."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,29 @@ class Batch:
 def groups(shards: Path, names: Sequence[str], problems: list[str]) -> Iterator[list[Batch]]:
     """The sound batches, in order, as many at a time as fit into memory; what is wrong with the others is added."""
     group: list[Batch] = []
-    size = 0
+    rows = 0
     for name in names:
         files, wrong = _files(shards / name)
         if wrong:
             problems += wrong
             continue
         group.append(Batch(name, tuple(f.removesuffix(".parquet") for f in files)))
-        size += sum(files.values())
-        if len(group) >= _BATCHES or size >= _BYTES:
+        rows += sum(_rows(shards / name / file, size) for file, size in files.items())
+        if rows >= _ROWS:
             yield group
-            group, size = [], 0
+            group, rows = [], 0
     if group:
         yield group
+
+
+def _rows(file: Path, size: int) -> int:
+    import polars as pl
+
+    if size > _SMALL:
+        # What is no Parquet file is told from one where it is read.
+        with contextlib.suppress(pl.exceptions.PolarsError):
+            return int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item())
+    return size // _OF_A_ROW
 
 
 def read(shards: Path, group: Sequence[Batch]) -> "dict[str, pl.DataFrame]":

@@ -27,8 +27,6 @@ _TYPES: dict[Kind, str] = {
     "bool": "BOOLEAN",
     "time": "TIMESTAMP",
 }
-_ROWS = 500_000
-"""Rows of one transaction, about: those of whole batches, with their rows in the ledger."""
 
 
 def _statements() -> list[str]:
@@ -82,33 +80,15 @@ def ingest(connection: "duckdb.DuckDBPyConnection", shards: Path, batches: Seque
     Returns:
         The number of batches taken in, and what is wrong with the others, each naming its file.
     """
-    import duckdb
-
     known = connection.execute("SELECT batch FROM raw.ledger WHERE batch IN (SELECT unnest(?))", [list(batches)])
     done = {row[0] for row in known.fetchall()}
     problems: list[str] = []
-    missing = [batch for batch in batches if batch not in done]
-    taken = rows = 0
-    try:
-        for names, frames in _read_ahead(shards, missing, problems):
-            if rows == 0:
-                connection.execute("BEGIN")
-            for name, frame in frames.items():
-                _insert(connection, TABLES[name], frame)
-                rows += frame.height
-            connection.execute("INSERT INTO raw.ledger SELECT unnest(?)", [names])
-            taken += len(names)
-            # A commit takes a second where there are many rows; but until then all that was inserted is kept.
-            if rows >= _ROWS:
-                connection.execute("COMMIT")
-                rows = 0
-        if rows:
-            connection.execute("COMMIT")
-    except BaseException:
-        # A commit that failed has ended the transaction already, and a fatal error the connection.
-        with contextlib.suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
-        raise
+    taken = 0
+    # What else it could keep in memory is the machine's, and others work there.
+    connection.execute("SET memory_limit = '1GB'")
+    for names, frames in _read_ahead(shards, [batch for batch in batches if batch not in done], problems):
+        _take(connection, names, frames)
+        taken += len(names)
     return taken, problems
 
 
@@ -142,6 +122,23 @@ def _read(shards: Path, group: list[Batch], problems: list[str]) -> _Group:
         group = [batch for batch in group if batch.name not in wrong]
         frames = read(shards, group)
     return [batch.name for batch in group], frames
+
+
+def _take(connection: "duckdb.DuckDBPyConnection", names: list[str], frames: "dict[str, pl.DataFrame]") -> None:
+    """One transaction: the rows of these batches and their rows in the ledger, or nothing."""
+    import duckdb
+
+    connection.execute("BEGIN")
+    try:
+        for name, frame in frames.items():
+            _insert(connection, TABLES[name], frame)
+        connection.execute("INSERT INTO raw.ledger SELECT unnest(?)", [names])
+        connection.execute("COMMIT")
+    except BaseException:
+        # A commit that failed has ended the transaction already, and a fatal error the connection.
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, frame: "pl.DataFrame") -> None:
