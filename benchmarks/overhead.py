@@ -263,7 +263,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60, help="trials of the overhead's one cell")
     parser.add_argument("--seconds", type=float, default=20.0, help="trial against which the share is computed")
-    parser.add_argument("--rounds", type=int, default=60, help="work of a trial for the workers, MiB of zlib")
+    parser.add_argument("--rounds", type=int, default=900, help="work of a trial for the workers, MiB of zlib")
     parser.add_argument("--only", choices=["overhead", "workers"])
     options = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")

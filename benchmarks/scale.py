@@ -384,6 +384,8 @@ def report(folder: Path, suite: Path, results: Path, filled: dict[str, Any], opt
 
     rows = bulk(folder / "bulk", options.samples) if not options.only or "ingest" in options.only else 0
     if rows:
+        for old in (folder / "bulk").glob("harness.duckdb*"):
+            old.unlink()
         found = measure([sys.executable, "-c", INGEST, str(folder / "bulk")], folder)
         line("ingest, 20,000 rows a batch", found, rows / 500_000 + 1, f"{rows / found.seconds:,.0f} rows/s")
     if not options.only or "rebuild" in options.only or not (results / "harness.duckdb").exists():

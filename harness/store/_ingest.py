@@ -27,6 +27,8 @@ _TYPES: dict[Kind, str] = {
     "bool": "BOOLEAN",
     "time": "TIMESTAMP",
 }
+_FEW = 100
+"""Batches for which a thread to read them ahead is not worth its start."""
 
 
 def _statements() -> list[str]:
@@ -103,6 +105,10 @@ def _read_ahead(shards: Path, batches: Sequence[str], problems: list[str]) -> It
         group = next(source, None)
         return None if group is None else _read(shards, group, problems)
 
+    if len(batches) < _FEW:
+        while (found := load()) is not None:
+            yield found
+        return
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = thread.submit(load)
         while (found := coming.result()) is not None:
@@ -130,8 +136,10 @@ def _take(connection: "duckdb.DuckDBPyConnection", names: list[str], frames: "di
 
     connection.execute("BEGIN")
     try:
-        for name, frame in frames.items():
-            _insert(connection, TABLES[name], frame)
+        for name, frame in _counted(connection, frames).items():
+            connection.register("incoming", frame)
+            connection.execute(f"INSERT INTO raw.{name} SELECT * FROM incoming")
+            connection.unregister("incoming")
         connection.execute("INSERT INTO raw.ledger SELECT unnest(?)", [names])
         connection.execute("COMMIT")
     except BaseException:
@@ -141,46 +149,58 @@ def _take(connection: "duckdb.DuckDBPyConnection", names: list[str], frames: "di
         raise
 
 
-def _insert(connection: "duckdb.DuckDBPyConnection", table: Table, frame: "pl.DataFrame") -> None:
-    """Insert these rows; for an owned table, only those of each key's earliest batch."""
-    if table.owner is not None:
-        frame = _claimed(connection, table, table.owner, frame)
-    connection.register("incoming", frame)
-    connection.execute(f"INSERT INTO raw.{table.name} SELECT * FROM incoming")
-    connection.unregister("incoming")
-
-
-def _claimed(
-    connection: "duckdb.DuckDBPyConnection", table: Table, owner: str, frame: "pl.DataFrame"
-) -> "pl.DataFrame":
-    """The rows whose batch is the earliest with their key; those of a later one that are there already go."""
+def _counted(connection: "duckdb.DuckDBPyConnection", frames: "dict[str, pl.DataFrame]") -> "dict[str, pl.DataFrame]":
+    """The rows that count: of owned tables, those whose batch is the earliest with their key. Later ones go."""
     import polars as pl
 
-    batches = frame.select(pl.col(owner).alias("key"), "batch").unique()
-    claims = batches.group_by("key").agg(pl.col("batch").min())
+    keys = [
+        frame.select(pl.lit(name).alias("table_name"), pl.col(owner).alias("key"), "batch").unique()
+        for name, frame in frames.items()
+        if (owner := TABLES[name].owner) is not None
+    ]
+    if not keys:
+        return frames
+    brought = pl.concat(keys)
+    claims = brought.group_by("table_name", "key").agg(pl.col("batch").min())
     connection.register("claims", claims)
     previous = connection.execute(
-        'SELECT c."key", o.batch FROM claims c JOIN raw.owners o ON o."key" = c."key" AND o.table_name = ?',
-        [table.name],
+        'SELECT o.table_name, o."key", o.batch FROM claims c JOIN raw.owners o USING (table_name, "key")'
     ).fetchall()
     connection.unregister("claims")
     if previous:
-        known = pl.DataFrame(previous, schema={"key": pl.String, "previous": pl.String}, orient="row")
-        claims = claims.join(known, on="key", how="left").filter(
-            pl.col("previous").is_null() | (pl.col("batch") < pl.col("previous"))
-        )
-        replaced = claims.filter(pl.col("previous").is_not_null())["key"].to_list()
-        if replaced:
-            connection.execute(f'DELETE FROM raw.{table.name} WHERE "{owner}" IN (SELECT unnest(?))', [replaced])
-            connection.execute(
-                'DELETE FROM raw.owners WHERE table_name = ? AND "key" IN (SELECT unnest(?))', [table.name, replaced]
-            )
-    connection.register("claims", claims.select("key", "batch"))
-    connection.execute(f"INSERT INTO raw.owners SELECT '{table.name}', \"key\", batch FROM claims")
+        schema = dict.fromkeys(("table_name", "key", "previous"), pl.String)
+        claims = claims.join(pl.DataFrame(previous, schema, orient="row"), on=["table_name", "key"], how="left")
+        claims = claims.filter(pl.col("previous").is_null() | (pl.col("batch") < pl.col("previous")))
+        _give_up(connection, claims.filter(pl.col("previous").is_not_null()))
+        claims = claims.select("table_name", "key", "batch")
+    connection.register("claims", claims)
+    connection.execute("INSERT INTO raw.owners SELECT * FROM claims")
     connection.unregister("claims")
-    if claims.height == batches.height:
+    if claims.height == brought.height:
+        return frames
+    return {name: _owned(TABLES[name], frame, claims) for name, frame in frames.items()}
+
+
+def _give_up(connection: "duckdb.DuckDBPyConnection", replaced: "pl.DataFrame") -> None:
+    """Remove the rows of keys that an earlier batch has brought after all."""
+    for (name,), part in replaced.group_by("table_name"):
+        keys = part["key"].to_list()
+        connection.execute(
+            f'DELETE FROM raw.{name} WHERE "{TABLES[str(name)].owner}" IN (SELECT unnest(?))',
+            [keys],
+        )
+        connection.execute('DELETE FROM raw.owners WHERE table_name = ? AND "key" IN (SELECT unnest(?))', [name, keys])
+
+
+def _owned(table: Table, frame: "pl.DataFrame", claims: "pl.DataFrame") -> "pl.DataFrame":
+    import polars as pl
+
+    if table.owner is None:
         return frame
-    return frame.join(claims, left_on=[owner, "batch"], right_on=["key", "batch"], how="semi", maintain_order="left")
+    mine = claims.filter(pl.col("table_name") == table.name)
+    return frame.join(
+        mine, left_on=[table.owner, "batch"], right_on=["key", "batch"], how="semi", maintain_order="left"
+    )
 
 
 def damage(problems: list[str], others: str = "everything else was ingested") -> UserError:
