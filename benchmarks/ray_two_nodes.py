@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from chaos import ROOT, TABLES, computed_again, tiny_model
+from chaos import ROOT, TABLES, computed_again, tables, tiny_model
 
 SUITE = """
 name: two_nodes
@@ -100,15 +100,6 @@ def sweep(suite: Path, results: Path, *more: str, watch: Callable[[], None] = la
     return child.returncode, time.monotonic() - began
 
 
-def tables(results: Path) -> Tables:
-    """What must be equal."""
-    from harness.store import Store
-
-    store = Store(results)
-    store.ingest()
-    return {name: store.query(sql).rows() for name, sql in TABLES.items()}
-
-
 def main() -> int:
     """Run the three sweeps, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -125,7 +116,7 @@ def main() -> int:
         if codes["local"]:
             print((folder / "local" / "output.log").read_text())
             return 1
-        whole = tables(folder / "local")
+        whole = tables(folder / "local", TABLES)
         stages = len(list((folder / "local" / "artifacts").glob("*/stage.json")))
         good = True
         found: dict[str, Any] = {"stages": stages, "rows": {name: len(rows) for name, rows in whole.items()}}
@@ -133,7 +124,7 @@ def main() -> int:
             with two_nodes() as nodes:
                 run = _Run(nodes, folder / name, stages // 2 if name == "ray_killed" else None)
                 codes[name], seconds[name] = sweep(suite, folder / name, *run.options(), watch=run.watch)
-            ours = tables(folder / name)
+            ours = tables(folder / name, TABLES)
             computed, again = computed_again(folder / name)
             found[name] = {
                 "nodes_that_worked": sorted(run.worked),

@@ -2,13 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from harness._measures import Direction, Strict
 
 __all__ = ["Budget", "DocumentRungs", "EarlyStopping", "TrainingRungs"]
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _rising(rungs: list[float]) -> list[float]:
+    if rungs != sorted(set(rungs)):
+        raise ValueError(f"expected rising fractions, got {rungs}")
+    return rungs
+
+
+Fractions = Annotated[list[Fraction], Field(min_length=1), AfterValidator(_rising)]
 
 
 class Budget(Strict):
@@ -46,6 +55,10 @@ class Budget(Strict):
         "infeasible; null: what the machine has",
     )
 
+    def batch_start(self, trial: int) -> int:
+        """The first trial of the batch that this one belongs to."""
+        return trial - trial % self.batch
+
 
 class TrainingRungs(Strict):
     """Successive halving (Jamieson & Talwalkar 2016; Li et al. 2020) by a metric of the training curve.
@@ -56,16 +69,11 @@ class TrainingRungs(Strict):
 
     metric: str = Field(min_length=1, description="what the cell's searched method logs: loss, reward, accuracy, ...")
     direction: Direction = Field(default="minimize", description="of the metric")
-    rungs: list[Fraction] = Field(default=[0.25, 0.5], min_length=1, description="fractions of the training steps")
+    rungs: Fractions = Field(default=[0.25, 0.5], description="fractions of the training steps")
     keep: Fraction = Field(default=0.5, description="share of the trials that go on from a rung")
     after: Annotated[int, Field(ge=1)] = Field(
         default=3, description="trials that must have reached a rung before one is stopped there"
     )
-
-    @field_validator("rungs")
-    @classmethod
-    def _rising(cls, value: list[float]) -> list[float]:
-        return _rising(value)
 
 
 class DocumentRungs(Strict):
@@ -74,14 +82,9 @@ class DocumentRungs(Strict):
     For a single objective that is a mean over documents: gold_reward, rm_reward, score or a task's metric.
     """
 
-    rungs: list[Fraction] = Field(default=[0.25, 0.5], min_length=1, description="fractions of the tuning documents")
+    rungs: Fractions = Field(default=[0.25, 0.5], description="fractions of the tuning documents")
     p: Fraction = Field(default=0.1, description="level, one-sided, at which worse than the best trial is stopped")
     test: Literal["wilcoxon"] = Field(default="wilcoxon", description="the test")
-
-    @field_validator("rungs")
-    @classmethod
-    def _rising(cls, value: list[float]) -> list[float]:
-        return _rising(value)
 
 
 class EarlyStopping(Strict):
@@ -95,9 +98,3 @@ class EarlyStopping(Strict):
         if self.training is None and self.documents is None:
             raise ValueError("no rungs; give training or documents, or leave early_stopping out")
         return self
-
-
-def _rising(rungs: list[float]) -> list[float]:
-    if rungs != sorted(set(rungs)):
-        raise ValueError(f"expected rising fractions, got {rungs}")
-    return rungs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import StorageError
 
-__all__ = ["results_problem", "storage_error", "writing"]
+__all__ = ["replace", "results_problem", "storage_error", "sync", "writing"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -59,6 +59,23 @@ def writing(folder: Path) -> Iterator[None]:
         if found := storage_error(error, folder, inside=True) or _full(folder):
             raise found from error
         raise
+
+
+def sync(path: Path) -> None:
+    """Have what was written to this file, or the names that changed in this folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace(file: Path, text: str) -> None:
+    """Write a file aside, sync it and rename it into its place: whoever finds it finds all of it."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    sync(aside)
+    aside.rename(file)
 
 
 def results_problem(results: Path) -> str | None:

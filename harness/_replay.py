@@ -14,12 +14,12 @@ from harness.data import Half
 from harness.errors import MeasurementError
 from harness.folders import Folders
 from harness.history import history, next_batch, owners, past_trial
-from harness.method import find_method
 from harness.models import resolve_model
 from harness.objectives import kinds_of, values_of
-from harness.resolve import Facts, ItemKind, Run, Settings, chain, chain_ends, measure_specs, proxy_recipe
+from harness.proxy import Proxy, given_judge, proxy_of
+from harness.resolve import Facts, ItemKind, Models, Run, Settings, chain, chain_ends, measure_specs
 from harness.search import Past, best_trial
-from harness.spending import bound_reached, bounded, spent_by_trials
+from harness.spending import bound_before
 from harness.store import Store
 
 __all__ = ["Cell", "CellState", "Replay"]
@@ -109,7 +109,8 @@ class Replay:
     def _tune(self, cell: Cell, state: CellState, before: Mapping[str, Settings]) -> dict[int, Settings]:
         """Replay trials until one is not in the store; what is left of its batch, empty when the budget is spent."""
         while batch := next_batch(self._facts, *cell, state.past):
-            if not state.replayed and self._spent(cell, min(batch)):
+            # As the sweep decides it; of what is only replayed it has no cost yet.
+            if not state.replayed and bound_before(self.store, self._suite, self.sweep, *cell, min(batch)):
                 return {}
             done = {n: past for n, s in batch.items() if (past := self._find(cell, n, s, before)) is not None}
             state.replayed |= set(done)
@@ -119,14 +120,6 @@ class Replay:
             if len(done) < len(batch):
                 return {number: settings for number, settings in batch.items() if number not in done}
         return {}
-
-    def _spent(self, cell: Cell, number: int) -> bool:
-        """Whether a bound of the budget will end the tuning before this trial: as the sweep decides that itself."""
-        budget = self._suite.budget
-        if not bounded(budget):
-            return False
-        start = number - number % budget.batch
-        return bound_reached(budget, spent_by_trials(self.store, self._suite, self.sweep, *cell, start)) is not None
 
     def _find(self, cell: Cell, number: int, settings: Settings, before: Mapping[str, Settings]) -> Past | None:
         """The trial as the sweep will find it, if all its measurements are in the store."""
@@ -150,12 +143,12 @@ class Replay:
         suite = self._suite
         models = chain_ends(self._facts, run, chain(self._facts, run))
         reward = shape = judge = None
-        if "gold" in kinds and suite.measure.gold is not None and (recipe := proxy_recipe(suite)) is not None:
-            known, reward = self._reward(recipe, run, phase)
+        if "gold" in kinds and (proxy := proxy_of(suite)) is not None:
+            known, reward = self._reward(proxy, run, phase)
             if not known:
                 return None
         if "judge" in kinds and suite.measure.judge is not None:
-            judge = self._judge(run, models.policy, models.base)
+            judge = self._judge(run, models, suite.measure.judge.model)
             if judge is None:
                 return None
         if "profile" in kinds and suite.measure.profile is not None:
@@ -172,36 +165,29 @@ class Replay:
         )
         return {item.key for _, spec in specs for item in spec.items}
 
-    def _reward(self, recipe: str, run: Run, phase: Half) -> tuple[bool, str | None]:
-        """Whether it is known which reward model grades a run, and that model's key: as `harness.sweep` decides it."""
-        steps = self._suite.steps(recipe)
-        last = max(i for i, s in enumerate(steps) if find_method(s.method).produces == "reward")
-        searched = any(step.spaces for step in steps[: last + 1])
-        if searched and phase == "tune":
+    def _reward(self, proxy: Proxy, run: Run, phase: Half) -> tuple[bool, str | None]:
+        """Whether it is known which reward model grades a run, and that model's key."""
+        if not proxy.grades(phase):
             return True, None
         settings: dict[str, Settings] = {}
-        for owner in owners(self._suite, recipe):
-            if owner != recipe or searched:
-                cell = self.cells.get((owner, run.model))
-                if cell is None or not cell.over:
-                    return False, None
-                if cell.chosen is None:
-                    return True, None
-                settings[owner] = cell.chosen[1]
-        return True, chain(self._facts, Run(recipe, run.model, run.seed, settings), last + 1)[-1].key
+        for owner in proxy.owners:
+            cell = self.cells.get((owner, run.model))
+            if cell is not None and not cell.over:
+                return False, None
+            if cell is None or cell.chosen is None:
+                return True, None
+            settings[owner] = cell.chosen[1]
+        return True, proxy.stages(self._facts, run, settings)[-1].key
 
-    def _judge(self, run: Run, policy: str, base: str) -> str | None:
-        name = self._suite.measure.judge.model if self._suite.measure.judge else "base"
-        if name in ("base", "self"):
-            return base if name == "base" else policy
-        if (name, run.model) not in self.cells:
-            return f"model:{name}"
+    def _judge(self, run: Run, models: Models, name: str) -> str | None:
+        if (given := given_judge(self._suite, models)) is not None:
+            return given
         settings: dict[str, Settings] = {}
         for owner in owners(self._suite, name):
-            chosen = self.cells[owner, run.model].chosen
-            if chosen is None:
+            cell = self.cells.get((owner, run.model))
+            if cell is None or cell.chosen is None:
                 return None
-            settings[owner] = chosen[1]
+            settings[owner] = cell.chosen[1]
         judge = Run(name, run.model, self._suite.seeds[0], settings)
         return chain_ends(self._facts, judge, chain(self._facts, judge)).policy
 

@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from harness._printable import printable
 from harness.errors import UserError
-from harness.execute import MeasureSpec, Progress, StageSpec
+from harness.execute import MeasureSpec, Progress, StageSpec, read_spec, run_spec
 from harness.folders import Folders
 
 __all__ = ["run_alone"]
@@ -33,7 +33,6 @@ def run_alone(wanted: str, results: Path) -> bool:
     # As the workers have it, and before torch is imported: threads decide how sums are rounded.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    from harness.execute import run_spec
 
     print(f"harness: {spec.label} ({spec.kind} {spec.key})", file=sys.stderr)
     said = 0.0
@@ -61,9 +60,8 @@ def _read(wanted: str, results: Path) -> StageSpec | MeasureSpec:
         kept = sorted(p.stem for p in file.parent.glob("*.json")) if file.parent.is_dir() else []
         there = f"there are: {', '.join(kept[:8])}" if kept else "none has failed there"
         raise UserError(f"no failed stage or measurement {wanted} in {results / 'failed'}; {there}")
-    adapter: TypeAdapter[StageSpec | MeasureSpec] = TypeAdapter(StageSpec | MeasureSpec)
     try:
-        spec = adapter.validate_json(file.read_bytes())
+        spec = read_spec(file.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(

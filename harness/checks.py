@@ -45,16 +45,18 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
 
 def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     gold, judge = suite.measure.gold, suite.measure.judge
-    named = [(name, f"dataset {name!r}", _setting_place(suite, "dataset", name)) for name, _ in training_sets(suite)]
+    named = [(name, f"dataset {name!r}") for name, _ in training_sets(suite)]
     if gold is not None:
-        named.append((gold.dataset, "measure.gold.dataset", suite.place("measure", "gold", "dataset")))
+        named.append((gold.dataset, "measure.gold.dataset"))
     if judge is not None and judge.prompts is not None:
-        named.append((judge.prompts, "measure.judge.prompts", suite.place("measure", "judge", "prompts")))
-    for name, what, place in named:
+        named.append((judge.prompts, "measure.judge.prompts"))
+    for name, what in named:
         problem = dataset_problem(name, source)
         if problem is None and name not in TRAINING_SETS:
             problem = source.unreachable(name.partition(":")[0])
         if problem is not None:
+            key = what.split(".")
+            place = suite.place(*key) if key[0] == "measure" else _setting_place(suite, "dataset", name)
             yield f"{place}: {what}: {problem}"
 
 
@@ -87,6 +89,11 @@ def sound_model(suite: Suite, name: str) -> Path:
 
 
 def check_gold(name: str, rows: Iterable[Mapping[str, object]]) -> None:
+    """Read the constraints of every prompt of the gold task.
+
+    Raises:
+        UserError: one is not what `harness.gold` can check.
+    """
     for number, row in enumerate(rows, start=1):
         try:
             parse_constraints(str(row["constraints"]))

@@ -7,26 +7,26 @@ class UserError(Exception):
     """Bad input: what was expected and what to do. The command line prints it and exits with 2; nothing was run."""
 
 
-class InfeasibleError(Exception):
+class _AtStepError(Exception):
+    """`step` is the training step at which it ended, where there is one."""
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class InfeasibleError(_AtStepError):
     """These settings cannot be run (out of memory, diverged to NaN): the trial is infeasible, nothing is broken.
 
     `step` is the training step at which it showed, where there is one.
     """
 
-    def __init__(self, message: str, *, step: int | None = None) -> None:
-        super().__init__(message)
-        self.step = step
 
-
-class PrunedError(Exception):
+class PrunedError(_AtStepError):
     """Stopped on purpose before its end (past its deadline, hopeless at a rung): the trial is pruned.
 
     `step` is the training step at which it was stopped, where there is one.
     """
-
-    def __init__(self, message: str, *, step: int | None = None) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 class MeasurementError(Exception):

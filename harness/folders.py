@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness._digests import digest_problem, list_files, size_problem, text_digest
-from harness._disk import writing
+from harness._disk import replace, sync, writing
 from harness.errors import StorageError, UserError
 from harness.models import resolve_model, sync_folder
 
@@ -59,7 +59,7 @@ class Folders:
             aside = self.artifacts / f".damaged-{key}-{number}"
         with writing(self.artifacts):
             (self.artifacts / key).rename(aside)
-            _sync_directory(self.artifacts)
+            sync(self.artifacts)
         return aside
 
     def manifest(self, key: str) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Folders:
                 self.set_aside(key)
             with writing(self.artifacts):
                 _rename_unless_there(aside, done)
-                _sync_directory(self.artifacts)
+                sync(self.artifacts)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return done
@@ -129,9 +129,7 @@ class Folders:
         folder = self.results / "failed"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            aside = folder / f".{key}.{os.getpid()}"
-            aside.write_text(spec, encoding="utf-8")
-            aside.rename(folder / f"{key}.json")
+            replace(self.kept_spec(key), spec)
 
     def kept_spec(self, key: str) -> Path:
         """The file of `keep_spec`."""
@@ -174,11 +172,3 @@ def _rename_unless_there(aside: Path, done: Path) -> None:
         # Another process has made the same artifact meanwhile.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,7 +4,6 @@ Rows of the store stay, so that every report can still be made; a sweep that nee
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness._disk import writing
+from harness._disk import sync, writing
 from harness._sizes import bytes_below
 from harness.errors import StorageError
 from harness.folders import Folders
@@ -96,11 +95,7 @@ def remove(garbage: Garbage) -> None:
             _delete(aside)
             path.rename(aside)
             # Not only in memory: after a loss of power, files could be gone and the name still there.
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(folder)
             path = aside
         _delete(path)
 

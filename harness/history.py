@@ -9,7 +9,7 @@ from harness.search import Past, suggest
 from harness.store import Store
 from harness.suite import Suite
 
-__all__ = ["history", "next_batch", "owners", "past_trial", "training_rungs"]
+__all__ = ["ended_finals", "history", "next_batch", "owners", "past_trial", "training_rungs"]
 
 
 def history(store: Store, suite: Suite, sweep: str, recipe: str, model: str) -> list[Past]:
@@ -78,6 +78,16 @@ def past_trial(
         violations=violations,
         intermediate=intermediate or {} if state == "pruned" else {},
     )
+
+
+def ended_finals(store: Store, sweep: str) -> dict[tuple[object, ...], str]:
+    """(recipe, model, trial, seed) of the final runs that ended without a result → the state they ended in."""
+    rows = store.query(
+        "SELECT recipe, model, trial, seed, state FROM trials WHERE sweep = ? AND phase = 'final' "
+        "AND state IN ('failed', 'infeasible', 'pruned')",
+        [sweep],
+    ).rows()
+    return {tuple(run): state for *run, state in rows}
 
 
 def next_batch(facts: Facts, recipe: str, model: str, past: Sequence[Past]) -> dict[int, dict[str, Any]]:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness._digests import sha256
+from harness._disk import sync
 from harness._hub import bound_waiting, hub_reason
 from harness._model_files import folder_problem, has_chat_template, nan_problem
 from harness.errors import UserError
@@ -186,11 +188,7 @@ def _written_aside(folder: Path) -> Iterator[Path]:
 def sync_folder(folder: Path) -> None:
     """fsync every file below the folder and the folder itself."""
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path)
 
 
 def load_model(
@@ -293,6 +291,5 @@ def folder_fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256(path)))
     return digest.hexdigest()[:32]

@@ -8,14 +8,14 @@ from harness._replay import Cell, Replay
 from harness.data import Half
 from harness.execute import StageSpec
 from harness.folders import Folders
+from harness.history import ended_finals
 from harness.objectives import kinds_of
-from harness.resolve import Facts, ItemKind, Run, chain, proxy_recipe
+from harness.proxy import proxy_of
+from harness.resolve import Facts, ItemKind, Run, chain, final_kinds
 from harness.store import Store
 from harness.suite import Suite
 
 __all__ = ["CellOutlook", "Outlook", "look_ahead", "orphaned"]
-
-_ALL_KINDS: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "profile"})
 
 
 @dataclass
@@ -70,13 +70,7 @@ class _Count:
         self._facts, self._suite, self._replay = facts, facts.suite, replay
         self._found = Outlook()
         self._new: set[str] = set()
-        self._kept: set[tuple[object, ...]] = set()
-        if replay.store.ready():
-            ended = (
-                "SELECT recipe, model, trial, seed FROM trials WHERE sweep = ? AND phase = 'final' "
-                "AND state IN ('failed', 'infeasible', 'pruned')"
-            )
-            self._kept = set(replay.store.query(ended, [replay.sweep]).rows())
+        self._kept = ended_finals(replay.store, replay.sweep) if replay.store.ready() else {}
 
     def outlook(self) -> Outlook:
         found = self._found
@@ -84,7 +78,8 @@ class _Count:
             for cell in self._replay.cells:
                 found.cells[cell] = self._stages(cell)
         for model in self._suite.models:
-            self._ask(Run("base", model, self._suite.seeds[0], {}), "final")
+            base = Run("base", model, self._suite.seeds[0], {})
+            self._ask(base, "final", final_kinds(self._suite, base.seed))
         found.measured = len(found.measurements & self._replay.measured)
         return found
 
@@ -131,19 +126,17 @@ class _Count:
                 run = Run(recipe, model, seed, {**before, recipe: settings})
                 # A final run without a result is kept until it is retried.
                 if (recipe, model, number, seed) not in self._kept:
-                    self._ask(run, "final")
+                    self._ask(run, "final", final_kinds(suite, seed))
                     yield from chain(self._facts, run)
-        elif not state.over or (recipe == proxy_recipe(suite) and suite.measure.gold is not None):
+        elif not state.over or ((proxy := proxy_of(suite)) is not None and proxy.recipe == recipe):
             # What stands before the first searched step is decided, for every seed.
             steps = suite.steps(recipe)
             fixed = next(i for i, step in enumerate(steps) if step.recipe == recipe and step.spaces)
             for seed in suite.seeds:
                 yield from chain(self._facts, Run(recipe, model, seed, before), fixed)
 
-    def _ask(self, run: Run, phase: Half, kinds: frozenset[ItemKind] = _ALL_KINDS) -> None:
-        # A seed does not change the architecture, whose latency and memory are: one seed is profiled.
-        asked = kinds if run.seed == self._suite.seeds[0] else kinds - {"profile"}
-        for kind in asked:
+    def _ask(self, run: Run, phase: Half, kinds: frozenset[ItemKind]) -> None:
+        for kind in kinds:
             self._found.measurements |= self._replay.measurements(run, phase, frozenset({kind})) or set()
 
     def _finished(self, cell: Cell) -> set[str]:

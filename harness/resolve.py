@@ -12,7 +12,7 @@ from harness.provenance import versions
 from harness.suite import Setting, Step, Suite
 from harness.targets import RUNTIMES, Target
 
-__all__ = ["Facts", "Models", "Run", "chain", "chain_ends", "measure_specs", "own_stages", "proxy_recipe"]
+__all__ = ["Facts", "Models", "Run", "chain", "chain_ends", "final_kinds", "measure_specs", "own_stages"]
 
 Settings = Mapping[str, Setting]
 ItemKind = Literal["task", "gold", "judge", "profile"]
@@ -186,12 +186,11 @@ class Models:
     """What decides the policy's latency and memory (`harness._shapes`); None: its artifact."""
 
 
-def proxy_recipe(suite: Suite) -> str | None:
-    """The recipe whose reward model scores every model beside the gold reward: the first that trains one."""
-    for recipe in suite.recipe_order():
-        if any(find_method(s.method).produces == "reward" for s in suite.steps(recipe)):
-            return recipe
-    return None
+def final_kinds(suite: Suite, seed: int) -> frozenset[ItemKind]:
+    """What a final run of this seed is measured for."""
+    kinds: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "profile"})
+    # A seed does not change the architecture, whose latency and memory are: one seed is profiled.
+    return kinds if seed == suite.seeds[0] else kinds - {"profile"}
 
 
 def measure_specs(

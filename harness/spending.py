@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.store import Store
 from harness.suite import Budget, Suite
 
-__all__ = ["Spent", "bound_reached", "bounded", "spent_by_trials"]
+__all__ = ["Spent", "bound_before", "bound_reached"]
 
 _TOKENS = ("train_tokens", "sampled_tokens")
 """Figures of a stage that count the tokens it trained on and those it sampled."""
@@ -24,7 +24,15 @@ class Spent:
     judge_cost: float = 0.0
 
 
-def spent_by_trials(store: Store, suite: Suite, sweep: str, recipe: str, model: str, trials: int) -> Spent:
+def bound_before(store: Store, suite: Suite, sweep: str, recipe: str, model: str, trial: int) -> str | None:
+    """The bound of its budget that a cell has reached with the batches before this trial's, in words; None: none."""
+    budget = suite.budget
+    if budget.device_hours is None and budget.tokens is None and budget.judge_cost is None:
+        return None
+    return bound_reached(budget, _spent_by_trials(store, suite, sweep, recipe, model, budget.batch_start(trial)))
+
+
+def _spent_by_trials(store: Store, suite: Suite, sweep: str, recipe: str, model: str, trials: int) -> Spent:
     """What the first `trials` tuning trials of a cell have cost.
 
     Stages of the recipes that this one uses belong to those recipes' cells. A stage that
@@ -60,11 +68,6 @@ def spent_by_trials(store: Store, suite: Suite, sweep: str, recipe: str, model: 
         tokens=int(trained[1]),
         judge_cost=votes * (price or 0.0),
     )
-
-
-def bounded(budget: Budget) -> bool:
-    """Whether the budget has a bound beside the number of trials."""
-    return not (budget.device_hours is None and budget.tokens is None and budget.judge_cost is None)
 
 
 def bound_reached(budget: Budget, spent: Spent) -> str | None:

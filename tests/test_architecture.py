@@ -23,6 +23,7 @@ FLOORS = {
     "history": 4,
     "_replay": 4,
     "outlook": 4,
+    "proxy": 4,
     "objectives": 4,
     "resolve": 4,
     "spending": 4,

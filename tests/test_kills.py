@@ -15,3 +15,4 @@ def test_kills_at_random_moments_change_no_row() -> None:
     counts = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
     assert sum(counts["kills"].values()) >= 6
     assert counts["rows"]["samples"] > 100
+    assert counts["rows_that_differ"] == counts["computed_though_finished"] == 0

@@ -1,12 +1,21 @@
 """Running stages and measurements in worker processes: a JSON spec in, a result out."""
 
 from harness.execute._local import LocalExecutor
-from harness.execute._open import EXECUTORS, open_executor
+from harness.execute._open import open_executor
 from harness.execute._run import run_spec
-from harness.execute._spec import Executor, Item, MeasureSpec, Progress, Resources, Result, StageSpec, resources_of
+from harness.execute._spec import (
+    Executor,
+    Item,
+    MeasureSpec,
+    Progress,
+    Resources,
+    Result,
+    StageSpec,
+    read_spec,
+    resources_of,
+)
 
 __all__ = [
-    "EXECUTORS",
     "Executor",
     "Item",
     "LocalExecutor",
@@ -16,6 +25,7 @@ __all__ = [
     "Result",
     "StageSpec",
     "open_executor",
+    "read_spec",
     "resources_of",
     "run_spec",
 ]

@@ -13,6 +13,7 @@ from types import FrameType
 
 from pydantic import BaseModel, ConfigDict
 
+from harness._disk import replace
 from harness.execute._there import Message, leave_seats, serve
 
 __all__ = ["Papers", "leave_result"]
@@ -50,12 +51,7 @@ def leave_result(spec: str, ground: str, papers: str) -> None:
         # Said twice, or said at the end, it would interrupt the clearing up.
         _heed_no_more()
         leave_seats()
-    aside = files.result.with_suffix(".aside")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(last.model_dump_json())
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(files.result)
+    replace(files.result, last.model_dump_json())
 
 
 def _heed_no_more() -> None:

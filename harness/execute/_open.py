@@ -7,9 +7,9 @@ from harness.errors import UserError
 from harness.execute._local import LocalExecutor
 from harness.execute._spec import Executor
 
-__all__ = ["EXECUTORS", "open_executor"]
+__all__ = ["open_executor"]
 
-EXECUTORS = ("local", "ray", "slurm")
+_EXECUTORS = ("local", "ray", "slurm")
 
 
 def open_executor(
@@ -25,7 +25,7 @@ def open_executor(
     """Open an executor; whoever opens it closes it.
 
     Args:
-        name: one of `EXECUTORS`.
+        name: `local`, `ray` or `slurm`.
         results: the results folder; beyond one machine, a folder that all of them share under this path.
         workers: specs at work together. None: on a cluster as many as it has room for, with Slurm 100 jobs; `local`
             needs a number.
@@ -37,8 +37,8 @@ def open_executor(
     Raises:
         UserError: there is no such executor, its library is not installed, or its cluster does not answer.
     """
-    if name not in EXECUTORS:
-        raise UserError(f"--executor: expected {', '.join(EXECUTORS)}, got {name}")
+    if name not in _EXECUTORS:
+        raise UserError(f"--executor: expected {', '.join(_EXECUTORS)}, got {name}")
     if address is not None and name != "ray":
         raise UserError(f"--address is that of a Ray cluster: expected --executor ray, got {name}")
     if options and name != "slurm":

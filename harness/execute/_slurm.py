@@ -18,7 +18,7 @@ from typing import Any, Literal
 from harness._printable import printable
 from harness._secrets import redacted
 from harness.errors import UserError
-from harness.execute._attempts import attempts
+from harness.execute._attempts import AtWork, attempts
 from harness.execute._job import Papers, leave_result
 from harness.execute._places import Places
 from harness.execute._queue import LocalQueue, Queue, SlurmQueue
@@ -96,10 +96,9 @@ class SlurmExecutor:
         self._ground = Ground.lay(results, self._folder).model_dump_json()
         self._places = Places(workers or _JOBS)
         self._queue: Queue = SlurmQueue() if cluster == "slurm" else LocalQueue()
-        self._at_work: set[asyncio.Task[Result]] = set()
+        self._at_work = AtWork()
         self._ended: list[_Submitted] = []
         self._heart: asyncio.Task[None] | None = None
-        self._closed = False
 
     async def run(self, spec: Spec, report: Report) -> Result:
         """Run one spec in a job; one whose job or worker dies is submitted again, then returned as `crash`.
@@ -112,14 +111,11 @@ class SlurmExecutor:
         # With Slurm it is Slurm that keeps a node for one job.
         everything = self._cluster == "local" and resources_of(spec).whole_machine
         async with self._places.hold(self._places.total if everything else 1, spec.urgency):
-            return await attempts(spec, lambda: self._attempt(spec, report), self._retries)
+            return await attempts(spec, lambda: self._at_work.run(lambda: self._submitted(spec, report)), self._retries)
 
     async def close(self) -> None:
         """End the jobs, also those that wait in the queue. Logs of jobs that left a result are removed."""
-        self._closed = True
-        for task in self._at_work:
-            task.cancel()
-        await asyncio.gather(*self._at_work, return_exceptions=True)
+        await self._at_work.end()
         for one in self._ended:
             await self._gone(one)
             for file in self._files(one):
@@ -132,17 +128,6 @@ class SlurmExecutor:
         with contextlib.suppress(OSError):
             (self._folder / "jobs").rmdir()
             self._folder.rmdir()
-
-    async def _attempt(self, spec: Spec, report: Report) -> Result:
-        if self._closed:
-            raise asyncio.CancelledError
-        # A task of its own, which `close` can cancel without its caller.
-        task = asyncio.create_task(self._submitted(spec, report))
-        self._at_work.add(task)
-        try:
-            return await task
-        finally:
-            self._at_work.discard(task)
 
     async def _submitted(self, spec: Spec, report: Report) -> Result:
         # A submission cannot be interrupted: it is awaited, and then its job is ended.

@@ -3,13 +3,23 @@
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from harness.data import Half
 from harness.rungs import MeasureRungs, StageRungs
 from harness.targets import Target
 
-__all__ = ["Executor", "Item", "MeasureSpec", "Progress", "Resources", "Result", "StageSpec", "resources_of"]
+__all__ = [
+    "Executor",
+    "Item",
+    "MeasureSpec",
+    "Progress",
+    "Resources",
+    "Result",
+    "StageSpec",
+    "read_spec",
+    "resources_of",
+]
 
 
 class _Spec(BaseModel):
@@ -76,6 +86,18 @@ class MeasureSpec(_Spec):
         if self.rungs is not None and self.halves != ("tune",):
             raise ValueError("rungs look at tuning documents only")
         return self
+
+
+_SPECS: TypeAdapter[StageSpec | MeasureSpec] = TypeAdapter(StageSpec | MeasureSpec)
+
+
+def read_spec(text: str | bytes) -> StageSpec | MeasureSpec:
+    """A spec from its JSON.
+
+    Raises:
+        ValidationError: pydantic's, where it is none.
+    """
+    return _SPECS.validate_json(text)
 
 
 class Result(_Spec):

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 
 from harness.execute._local import LocalExecutor
 from harness.execute._memory import total_mb
-from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec
+from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec, read_spec
 from harness.provenance import environment
 
 __all__ = ["Ground", "Message", "leave_seats", "serve"]
@@ -96,8 +96,7 @@ def serve(spec: str, ground: str) -> Iterator[str]:
     if common.current.is_dir():
         # Relative paths of a suite, and a user's own methods, are meant from there.
         os.chdir(common.current)
-    adapter: TypeAdapter[StageSpec | MeasureSpec] = TypeAdapter(StageSpec | MeasureSpec)
-    for message in _seat(common.results).run(adapter.validate_json(spec)):
+    for message in _seat(common.results).run(read_spec(spec)):
         yield message.model_dump_json()
 
 

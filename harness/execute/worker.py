@@ -15,11 +15,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
+from harness._disk import replace
 from harness._secrets import RedactedStream
 from harness.execute._run import run_spec
-from harness.execute._spec import MeasureSpec, Progress, StageSpec
+from harness.execute._spec import Progress, read_spec
 from harness.processes import adopt_orphans, die_with_parent
 
 __all__ = ["main"]
@@ -48,22 +47,15 @@ def main(arguments: list[str]) -> int:
     def report(sign: Progress) -> None:
         tell(sign.model_dump_json())
 
-    adapter: TypeAdapter[StageSpec | MeasureSpec] = TypeAdapter(StageSpec | MeasureSpec)
     for line in sys.stdin:
         request = json.loads(line)
-        spec = adapter.validate_json(Path(request["spec"]).read_bytes())
+        spec = read_spec(Path(request["spec"]).read_bytes())
         tell(json.dumps({"taken": spec.key}))
         result = run_spec(spec, results, report, ready=partial(tell, json.dumps({"ready": spec.key})))
         if os.getpid() != own:
             # A child that a method forked came back here with it: the result is its parent's.
             os._exit(0)
-        target = Path(request["result"])
-        aside = target.with_suffix(".aside")
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(result.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(target)
+        replace(Path(request["result"]), result.model_dump_json())
         tell(json.dumps({"done": spec.key}))
     return 0
 

@@ -7,7 +7,6 @@ has returned, the rows survive a loss of power.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -21,7 +20,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness._disk import writing
+from harness._digests import sha256 as digest
+from harness._disk import sync, writing
 from harness.errors import UserError
 from harness.models import sync_folder
 from harness.store._schema import TABLES, Column, Table
@@ -58,7 +58,6 @@ _PLAIN: dict[str, tuple[type[Any], str]] = {
     "bool": (bool, "true or false"),
 }
 _STALE_SECONDS = 24 * 3600.0
-_SMALL = 2**20
 
 
 def write(folder: Path, tables: "Mapping[str, Rows | pl.DataFrame]", batch: str | None = None) -> str:
@@ -93,7 +92,7 @@ def write(folder: Path, tables: "Mapping[str, Rows | pl.DataFrame]", batch: str 
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        _sync(folder)
+        sync(folder)
     return batch
 
 
@@ -133,16 +132,6 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def digest(file: Path) -> str:
-    """sha256 of a file's content, in hex."""
-    with file.open("rb") as content:
-        # Most shards are small, and the buffer that file_digest makes takes longer than they do.
-        whole = hashlib.sha256(content.read(_SMALL))
-        while more := content.read(_SMALL):
-            whole.update(more)
-        return whole.hexdigest()
 
 
 def read_manifest(batch: Path) -> dict[str, str]:
@@ -185,14 +174,6 @@ def inspect(batch: Path) -> tuple[dict[str, str], list[str]]:
         except OSError as error:
             problems.append(f"{batch / name}: {error.strerror}")
     return manifest, problems
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def batch_names(folder: Path) -> list[str]:

@@ -19,9 +19,9 @@ from harness.history import history, next_batch, owners
 from harness.objectives import kinds_of, objective_values
 from harness.plan import Plan
 from harness.progress import Display
-from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, measure_specs
+from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, final_kinds, measure_specs
 from harness.search import Past, best_trial
-from harness.spending import bound_reached, bounded, spent_by_trials
+from harness.spending import bound_before
 from harness.store import Store
 from harness.sweep._graders import Graders
 from harness.sweep._records import Records, SweepState, TrialState
@@ -29,8 +29,6 @@ from harness.sweep._rungs import Rungs
 from harness.sweep._work import FailedRunError, Work
 
 __all__ = ["Outcome", "run_sweep"]
-
-_ALL_KINDS: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "profile"})
 
 
 @dataclass(frozen=True)
@@ -144,15 +142,11 @@ class _Sweep:
 
     def _bound(self, recipe: str, model: str, number: int) -> bool:
         """Whether the trials before the batch of this one have reached a bound of the cell's budget."""
-        budget = self.suite.budget
-        if not bounded(budget):
-            return False
-        start = number - number % budget.batch
-        spent = spent_by_trials(self.store, self.suite, self.plan.sweep, recipe, model, start)
-        reached = bound_reached(budget, spent)
+        reached = bound_before(self.store, self.suite, self.plan.sweep, recipe, model, number)
         if reached is None:
             return False
-        missing = budget.trials_per_cell - start
+        budget = self.suite.budget
+        missing = budget.trials_per_cell - budget.batch_start(number)
         self.not_done.append(f"{recipe} on {model}: {missing} of {budget.trials_per_cell} trials not run: {reached}")
         self.display.note(self.not_done[-1])
         return True
@@ -192,9 +186,7 @@ class _Sweep:
             self.records.trial(run, trial, "final", "running")
         try:
             await self._train(run, trial, specs)
-            # A seed does not change the architecture, whose latency and memory are: one seed is profiled.
-            kinds = _ALL_KINDS if run.seed == self.suite.seeds[0] else _ALL_KINDS - {"profile"}
-            await self._measure(run, trial, "final", models, kinds)
+            await self._measure(run, trial, "final", models, final_kinds(self.suite, run.seed))
         except FailedRunError as error:
             self._failed_trial(run, trial, "final", error, started)
         else:
@@ -210,8 +202,8 @@ class _Sweep:
 
     async def _measure(self, run: Run, trial: int, phase: Half, models: Models, kinds: frozenset[ItemKind]) -> None:
         reward = await self._graders.reward(run, phase) if "gold" in kinds else None
-        judged = "judge" in kinds and self.suite.measure.judge is not None
-        judge = await self._graders.judge(run, models) if judged else None
+        judging = self.suite.measure.judge if "judge" in kinds else None
+        judge = await self._graders.judge(run, models, judging.model) if judging else None
         label = f"{run.recipe} seed {run.seed}: measuring"
         profiled = "profile" in kinds and self.suite.measure.profile is not None
         shape = self.work.shape(models.policy) if profiled else None

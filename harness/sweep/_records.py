@@ -6,6 +6,7 @@ from typing import Literal
 
 from harness.data import Half
 from harness.execute import MeasureSpec, StageSpec
+from harness.history import ended_finals
 from harness.plan import Plan
 from harness.provenance import environment
 from harness.resolve import Models, Run
@@ -18,7 +19,6 @@ __all__ = ["Records", "SweepState", "TrialState"]
 SweepState = Literal["running", "complete", "failed", "interrupted"]
 TrialState = Literal["running", "complete", "failed", "infeasible", "pruned"]
 
-_WITHOUT_RESULT = "state IN ('failed', 'infeasible', 'pruned')"
 _RUN = ("recipe", "model", "trial", "seed")
 
 
@@ -38,12 +38,7 @@ class Records:
         self._complete = set(
             store.query(f"SELECT {run}, artifact FROM trials {mine} AND phase = 'final' AND state = 'complete'").rows()
         )
-        self._ended: dict[tuple[object, ...], str] = {
-            tuple(row[:-1]): row[-1]
-            for row in store.query(
-                f"SELECT {run}, state FROM trials {mine} AND phase = 'final' AND {_WITHOUT_RESULT}"
-            ).rows()
-        }
+        self._ended = ended_finals(store, plan.sweep)
         self._told = set(store.query(f"SELECT {run}, stage, measurement, message FROM failures {mine}").rows())
         self._linked: set[tuple[object, ...]] = {
             *store.query(f"SELECT {run}, stage FROM raw.stage_links {mine}").rows(),
@@ -84,7 +79,7 @@ class Records:
         rows = self._store.query(
             "SELECT t.recipe, t.trial, t.seed, t.phase, t.state, arg_max(f.message, (f.batch, f.batch_row)) "
             "FROM trials t LEFT JOIN raw.failure_events f USING (sweep, recipe, model, trial, seed) "
-            f"WHERE t.sweep = ? AND t.{_WITHOUT_RESULT} AND (t.phase = 'final' OR t.state = 'failed') "
+            "WHERE t.sweep = ? AND (t.state = 'failed' OR t.phase = 'final' AND t.state IN ('infeasible', 'pruned')) "
             "GROUP BY ALL ORDER BY ALL",
             [self._plan.sweep],
         ).rows()

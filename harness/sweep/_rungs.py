@@ -85,7 +85,7 @@ class Rungs:
 
     def _rivals(self, run: Run, trial: int) -> list[Past]:
         """The trials of earlier batches that completed or were pruned."""
-        start = trial - trial % self._suite.budget.batch
+        start = self._suite.budget.batch_start(trial)
         past = history(self._store, self._suite, self._sweep, run.recipe, run.model)
         return [p for p in past if p.number < start and p.state in ("complete", "pruned")]
 

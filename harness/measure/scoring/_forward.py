@@ -189,9 +189,14 @@ def forward(
 ) -> Tensor:
     """One packed pass: tokens and positions [N] → logits [len(rows), vocabulary] at these packed places."""
     arguments: dict[str, Any] = {"use_cache": False, "logits_to_keep": rows}
-    # The head before the other matrices: what has been replaced stays as it is.
-    replaced = _replaced_attention(model), written_into(model, buffer), fast_products(model)
-    with torch.inference_mode(), replaced[0], replaced[1], replaced[2], plan.active():
+    with (
+        torch.inference_mode(),
+        _replaced_attention(model),
+        # The head before the other matrices: what has been replaced stays as it is.
+        written_into(model, buffer),
+        fast_products(model),
+        plan.active(),
+    ):
         logits: Tensor = model(input_ids=tokens[None], position_ids=positions[None], **arguments).logits[0]
     layers = model.config.get_text_config().num_hidden_layers
     if plan.layer != layers:

@@ -1,0 +1,58 @@
+"""The models that grade a run's model beside the gold rules: the proxy reward model, and the judge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.data import Half
+from harness.execute import StageSpec
+from harness.history import owners
+from harness.method import find_method
+from harness.resolve import Facts, Models, Run, Settings, chain
+from harness.suite import Suite
+
+__all__ = ["Proxy", "given_judge", "proxy_of"]
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The reward model that scores every model beside the gold reward: that of the first recipe that trains one."""
+
+    recipe: str
+    steps: int
+    """Steps of the recipe up to the reward model's."""
+    searched: bool
+    """Some of these steps' settings are."""
+    owners: frozenset[str]
+    """Recipes whose chosen settings decide which reward model it is."""
+
+    def grades(self, phase: Half) -> bool:
+        """Whether it scores models of this phase: while tuning, one that is being searched cannot judge its search."""
+        return not (self.searched and phase == "tune")
+
+    def stages(self, facts: Facts, run: Run, settings: Mapping[str, Settings]) -> list[StageSpec]:
+        """The stages that make the one for a run, of the same base model and seed; its own is the last."""
+        return chain(facts, Run(self.recipe, run.model, run.seed, settings), self.steps)
+
+
+def proxy_of(suite: Suite) -> Proxy | None:
+    """The suite's proxy reward model; None where it has no gold reward, or trains no reward model."""
+    if suite.measure.gold is None:
+        return None
+    for recipe in suite.recipe_order():
+        steps = suite.steps(recipe)
+        if rewards := [i for i, step in enumerate(steps) if find_method(step.method).produces == "reward"]:
+            count = rewards[-1] + 1
+            searched = any(step.spaces for step in steps[:count])
+            needed = owners(suite, recipe)
+            return Proxy(recipe, count, searched, frozenset(needed if searched else needed - {recipe}))
+    return None
+
+
+def given_judge(suite: Suite, models: Models) -> str | None:
+    """The judge of a run's model, where the suite has one that is no recipe's; None: it is a recipe's."""
+    name = suite.measure.judge.model if suite.measure.judge else "base"
+    if name == "base":
+        return models.base
+    if name == "self":
+        return models.policy
+    return None if name in suite.recipes else f"model:{name}"
