@@ -67,10 +67,6 @@ ACKNOWLEDGED = {
     "measurements": "SELECT measurement FROM raw.measurements",
     "finished trials": "SELECT concat_ws('/', recipe, trial, seed, phase) FROM trials WHERE state = 'complete'",
 }
-COUNTS = (
-    "sweeps", "starts", "stages", "stage_computations", "computed_though_finished", "rows_that_differ",
-    "acknowledged_rows_lost_or_doubled",
-)  # fmt: skip
 
 
 class Sweep:
@@ -167,9 +163,16 @@ def look_back(killed: Sweep, theirs: dict[str, list[tuple[Any, ...]]]) -> tuple[
     differing = {name: len(set(theirs[name]) ^ set(ours[name])) for name in TABLES}
     # Rows that stand twice make no difference between sets.
     wrong = [f"{name}: {n} rows differ" for name, n in differing.items() if theirs[name] != ours[name]]
-    stages, rows = len(killed.acknowledged["stages"]), sum(differing.values())
-    counts = (1, killed.starts, stages, computed, len(again), rows, len(killed.lost))
-    return dict(zip(COUNTS, counts, strict=True)), [*wrong, *again, *killed.lost]
+    counts = {
+        "sweeps": 1,
+        "starts": killed.starts,
+        "stages": len(killed.acknowledged["stages"]),
+        "stage_computations": computed,
+        "computed_though_finished": len(again),
+        "rows_that_differ": sum(differing.values()),
+        "acknowledged_rows_lost_or_doubled": len(killed.lost),
+    }
+    return counts, [*wrong, *again, *killed.lost]
 
 
 def tiny_model(folder: Path) -> Path:
@@ -226,7 +229,7 @@ def main() -> int:
             return 1
         theirs = tables(whole.results, TABLES)
         kills: Counter[str] = Counter()
-        counts = Counter(dict.fromkeys(COUNTS, 0))
+        counts: Counter[str] = Counter()
         wrong: list[str] = []
         while kills.total() < options.kills and not wrong:
             killed = Sweep(suite, folder / f"killed-{counts['sweeps']}", options.seed + counts["sweeps"])

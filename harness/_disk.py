@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import StorageError
 
-__all__ = ["replace", "results_problem", "storage_error", "sync", "writing"]
+__all__ = ["discard", "replace", "results_problem", "storage_error", "sync", "writing"]
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSED = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -76,6 +76,12 @@ def replace(file: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     sync(aside)
     aside.rename(file)
+
+
+def discard(file: Path) -> None:
+    """Remove a file, if it is there, and what `replace` was writing for it when its process was killed."""
+    for one in (file, *file.parent.glob(f".{file.name}.*")):
+        one.unlink(missing_ok=True)
 
 
 def results_problem(results: Path) -> str | None:

@@ -180,7 +180,7 @@ class Replay:
         return True, proxy.stages(self._facts, run, settings)[-1].key
 
     def _judge(self, run: Run, models: Models, name: str) -> str | None:
-        if (given := given_judge(self._suite, models)) is not None:
+        if (given := given_judge(self._suite, name, models)) is not None:
             return given
         settings: dict[str, Settings] = {}
         for owner in owners(self._suite, name):

@@ -45,19 +45,18 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
 
 def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     gold, judge = suite.measure.gold, suite.measure.judge
-    named = [(name, f"dataset {name!r}") for name, _ in training_sets(suite)]
+    named: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name, _ in training_sets(suite)]
     if gold is not None:
-        named.append((gold.dataset, "measure.gold.dataset"))
+        named.append((gold.dataset, ("measure", "gold", "dataset")))
     if judge is not None and judge.prompts is not None:
-        named.append((judge.prompts, "measure.judge.prompts"))
-    for name, what in named:
+        named.append((judge.prompts, ("measure", "judge", "prompts")))
+    for name, keys in named:
         problem = dataset_problem(name, source)
         if problem is None and name not in TRAINING_SETS:
             problem = source.unreachable(name.partition(":")[0])
         if problem is not None:
-            key = what.split(".")
-            place = suite.place(*key) if key[0] == "measure" else _setting_place(suite, "dataset", name)
-            yield f"{place}: {what}: {problem}"
+            place = suite.place(*keys) if keys else _setting_place(suite, "dataset", name)
+            yield f"{place}: {'.'.join(keys) or f'dataset {name!r}'}: {problem}"
 
 
 def _setting_place(suite: Suite, setting: str, value: str) -> str:

@@ -48,9 +48,8 @@ def proxy_of(suite: Suite) -> Proxy | None:
     return None
 
 
-def given_judge(suite: Suite, models: Models) -> str | None:
-    """The judge of a run's model, where the suite has one that is no recipe's; None: it is a recipe's."""
-    name = suite.measure.judge.model if suite.measure.judge else "base"
+def given_judge(suite: Suite, name: str, models: Models) -> str | None:
+    """The judge that the suite names, for a run's model; None where it is a recipe's."""
     if name == "base":
         return models.base
     if name == "self":

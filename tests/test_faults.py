@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness import _digests
-from harness._disk import results_problem, storage_error
+from harness._disk import discard, replace, results_problem, storage_error
 from harness.errors import StorageError, UserError
 from harness.execute import StageSpec, run_spec
 from harness.folders import Folders
@@ -160,6 +160,22 @@ def test_a_disk_that_fills_up_leaves_no_half_artifact(tmp_path: Path, write: Cal
         folders.put("k", {}, write)
         assert _later(folders).check("k") is None
         assert folders.check("first") is None
+
+
+def test_what_was_being_written_when_its_process_was_killed_goes_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = tmp_path / "a.result", tmp_path / "ab.result"
+    for one in (file, other):
+        replace(one, "{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *_: pytest.fail("killed here", pytrace=False))
+        with pytest.raises(pytest.fail.Exception, match="killed here"):
+            replace(file, "{}")
+    assert len(list(tmp_path.iterdir())) == 3
+    discard(file)
+    assert list(tmp_path.iterdir()) == [other]
+    discard(file)
 
 
 def test_a_methods_own_error_is_no_fault_of_the_disk(tmp_path: Path) -> None:

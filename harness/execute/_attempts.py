@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.execute._spec import MeasureSpec, Result, StageSpec
 
-__all__ = ["AtWork", "attempts", "pause_s"]
+__all__ = ["UnderWay", "attempts", "pause_s"]
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
@@ -34,7 +34,7 @@ async def attempts(spec: StageSpec | MeasureSpec, attempt: Callable[[], Awaitabl
     return result.model_copy(update={"message": f"{result.message}, in the last of {retries + 1} attempts"})
 
 
-class AtWork:
+class UnderWay:
     """Attempts under way, each a task of its own, so that they can be ended without those who wait for them."""
 
     def __init__(self) -> None:

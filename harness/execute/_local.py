@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from harness._disk import discard
 from harness.execute._attempts import attempts
 from harness.execute._devices import devices_here, visible_devices, wanted_devices
 from harness.execute._memory import system_kills, total_mb
@@ -179,8 +180,8 @@ class LocalExecutor:
         try:
             yield asked, answered
         finally:
-            for file in (asked, answered, answered.with_suffix(".aside")):
-                file.unlink(missing_ok=True)
+            asked.unlink(missing_ok=True)
+            discard(answered)
 
 
 def _died(at: AtWork) -> Result:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.execute._attempts import AtWork, attempts
+from harness.execute._attempts import UnderWay, attempts
 from harness.execute._nodes import CPU, GPU, NowhereError, Place, Shares
 from harness.execute._spec import MeasureSpec, Progress, Result, StageSpec, resources_of
 from harness.execute._there import Ground, Message, serve
@@ -76,7 +76,7 @@ class RayExecutor:
         self._ground = Ground.lay(results, self._folder).model_dump_json()
         self._task = ray.remote(max_retries=0, runtime_env={"env_vars": _environment(os.environ)})(serve)
         self._shares = Shares(_nodes, workers, patience_s)
-        self._at_work = AtWork()
+        self._under_way = UnderWay()
         self._closed = False
 
     async def run(self, spec: Spec, report: Report) -> Result:
@@ -89,7 +89,7 @@ class RayExecutor:
         if reserved := sorted(wanted.custom.keys() & _NOT_CUSTOM):
             return _nowhere(spec, f"`resources` may not name {', '.join(reserved)}: Ray counts them by itself")
         try:
-            return await attempts(spec, lambda: self._at_work.run(lambda: self._placed(spec, report)), self._retries)
+            return await attempts(spec, lambda: self._under_way.run(lambda: self._placed(spec, report)), self._retries)
         except NowhereError as error:
             return _nowhere(spec, str(error))
 
@@ -99,7 +99,7 @@ class RayExecutor:
             return
         self._closed = True
         await self._shares.close()
-        await self._at_work.end()
+        await self._under_way.end()
         await asyncio.to_thread(_connection.close)
         (self._folder / "marker").unlink(missing_ok=True)
         with contextlib.suppress(OSError):

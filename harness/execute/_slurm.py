@@ -18,7 +18,7 @@ from typing import Any, Literal
 from harness._printable import printable
 from harness._secrets import redacted
 from harness.errors import UserError
-from harness.execute._attempts import AtWork, attempts
+from harness.execute._attempts import UnderWay, attempts
 from harness.execute._job import Papers, leave_result
 from harness.execute._places import Places
 from harness.execute._queue import LocalQueue, Queue, SlurmQueue
@@ -96,7 +96,7 @@ class SlurmExecutor:
         self._ground = Ground.lay(results, self._folder).model_dump_json()
         self._places = Places(workers or _JOBS)
         self._queue: Queue = SlurmQueue() if cluster == "slurm" else LocalQueue()
-        self._at_work = AtWork()
+        self._under_way = UnderWay()
         self._ended: list[_Submitted] = []
         self._heart: asyncio.Task[None] | None = None
 
@@ -111,11 +111,13 @@ class SlurmExecutor:
         # With Slurm it is Slurm that keeps a node for one job.
         everything = self._cluster == "local" and resources_of(spec).whole_machine
         async with self._places.hold(self._places.total if everything else 1, spec.urgency):
-            return await attempts(spec, lambda: self._at_work.run(lambda: self._submitted(spec, report)), self._retries)
+            return await attempts(
+                spec, lambda: self._under_way.run(lambda: self._submitted(spec, report)), self._retries
+            )
 
     async def close(self) -> None:
         """End the jobs, also those that wait in the queue. Logs of jobs that left a result are removed."""
-        await self._at_work.end()
+        await self._under_way.end()
         for one in self._ended:
             await self._gone(one)
             for file in self._files(one):

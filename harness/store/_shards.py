@@ -20,7 +20,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness._digests import sha256 as digest
+from harness._digests import sha256
 from harness._disk import sync, writing
 from harness.errors import UserError
 from harness.models import sync_folder
@@ -34,7 +34,6 @@ __all__ = [
     "Rows",
     "batch_names",
     "damage_of",
-    "digest",
     "inspect",
     "is_batch",
     "polars_schema",
@@ -85,7 +84,7 @@ def write(folder: Path, tables: "Mapping[str, Rows | pl.DataFrame]", batch: str 
             with _locked(aside, fcntl.LOCK_SH):
                 for name, frame in frames.items():
                     frame.write_parquet(aside / f"{name}.parquet", compression="zstd")
-                manifest = {f"{name}.parquet": digest(aside / f"{name}.parquet") for name in frames}
+                manifest = {f"{name}.parquet": sha256(aside / f"{name}.parquet") for name in frames}
                 (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
                 sync_folder(aside)
                 aside.rename(folder / batch)
@@ -167,7 +166,7 @@ def inspect(batch: Path) -> tuple[dict[str, str], list[str]]:
     for name, written in sorted(manifest.items()):
         try:
             # Parquet alone does not notice: its pages carry no checksum that its readers look at.
-            if digest(batch / name) != written:
+            if sha256(batch / name) != written:
                 problems.append(f"{batch / name}: damaged, its content is not what was written")
         except FileNotFoundError:
             problems.append(f"{batch / name}: in {MANIFEST} but not there")

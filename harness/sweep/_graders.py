@@ -46,7 +46,7 @@ class Graders:
         Raises:
             FailedRunError: the judge is a recipe's, and cannot be had.
         """
-        if (given := given_judge(self._suite, models)) is not None:
+        if (given := given_judge(self._suite, name, models)) is not None:
             return given
         if (name, run.model) not in self._chosen:
             raise FailedRunError.because(f"the judge {name} is not run: no target here runs it")

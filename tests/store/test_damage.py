@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from harness._digests import sha256
 from harness.errors import StorageError, UserError
 from harness.store import Store
 from harness.store import _shards as shards_module
@@ -168,7 +169,7 @@ def test_shards_of_before_have_null_in_the_columns_that_came_since(tmp_path: Pat
     file = batch / "failure_events.parquet"
     frame = pl.DataFrame([old | {"at": at.replace(tzinfo=None)}], schema_overrides=schema)
     frame.select("sweep", "recipe", "model", "trial", "seed", pl.all().exclude(*list(old)[:5])).write_parquet(file)
-    (batch / shards_module.MANIFEST).write_text(f'{{"{file.name}": "{shards_module.digest(file)}"}}')
+    (batch / shards_module.MANIFEST).write_text(f'{{"{file.name}": "{sha256(file)}"}}')
     store = Store(tmp_path)
     new = {"peak_mb": 512.0, "step": 3, "seconds": 1.5, "command": "harness run-stage k"}
     store.append("failure_events", [old | new | {"kind": "pruned", "at": at}])
