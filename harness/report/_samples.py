@@ -51,14 +51,20 @@ def _document(facts: Facts, rows: "pl.DataFrame", place: int) -> dict[str, objec
 
     first = rows.row(0, named=True)
     responses = []
-    of = rows.partition_by("recipe", "model", as_dict=True)
+    of: dict[tuple[str, str], list[tuple[int, str, float, str | None]]] = {}
+    # As Python's rows, not a frame for each recipe: a hundred recipes are ten thousand small frames a page.
+    one = rows.filter(pl.col("seed") == pl.col("seed").min().over("recipe", "model")).sort(
+        "metric", maintain_order=True
+    )
+    for recipe, model, *row in one.select("recipe", "model", "seed", "metric", "score", "response").iter_rows():
+        of.setdefault((recipe, model), []).append(tuple(row))
     for who in facts.contenders:
         if (mine := of.get((who.recipe, who.model))) is None:
             continue
-        one = mine.filter(pl.col("seed") == mine["seed"].min())
-        scores = [f"{m} {number(s)}" for m, s in one.select("metric", "score").sort("metric").iter_rows()]
-        name = who.label if who.is_base else f"{who.label}, seed {one['seed'][0]}"
-        responses.append({"who": name, "scores": scores, "text": _cut(one["response"].drop_nulls().first())})
+        name = who.label if who.is_base else f"{who.label}, seed {mine[0][0]}"
+        scores = [f"{metric} {number(score)}" for _, metric, score, _ in mine]
+        text = next((response for *_, response in mine if response is not None), None)
+        responses.append({"who": name, "scores": scores, "text": _cut(text)})
     return {
         "label": _line(first["prompt"], first["document"], place),
         "prompt": _cut(first["prompt"]),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Words", "cost_of", "counted", "difference_text", "duration", "span", "words"]
 
 _SHOWN_PAIRS = 4
+_NAMED = 12
+"""So many recipes a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,14 @@ def _plain(name: str) -> str:
 def listed(parts: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def _foremost(parts: Sequence[tuple[object, str]]) -> list[str]:
+    """The texts; of many the `_NAMED` whose rank is highest, and how many more there are."""
+    if len(parts) <= _NAMED:
+        return [text for _, text in parts]
+    order = sorted(parts, key=lambda part: part[0], reverse=True)  # type: ignore[arg-type,return-value]  # one kind each
+    return [*(text for _, text in order[:_NAMED]), f"{len(parts) - _NAMED} more, which the tables have"]
 
 
 def cost_of(facts: Facts, who: Contender) -> Cost:
@@ -159,8 +169,14 @@ def _base_sentence(facts: Facts, objective: str) -> list[str]:
     found = against_base(facts, objective)
     if not found:
         return []
-    parts = [f"{c.a.label} {difference_text(c)}{' (unresolved)' if c.verdict == 'unresolved' else ''}" for c in found]
-    return [f"Against the base model, {_plain(objective)} changed: {'; '.join(parts)}."]
+    parts = [
+        (
+            (c.verdict != "unresolved", abs(c.difference.value)),
+            f"{c.a.label} {difference_text(c)}{' (unresolved)' if c.verdict == 'unresolved' else ''}",
+        )
+        for c in found
+    ]
+    return [f"Against the base model, {_plain(objective)} changed: {'; '.join(_foremost(parts))}."]
 
 
 def _benchmark_sentences(facts: Facts) -> list[str]:
@@ -169,9 +185,13 @@ def _benchmark_sentences(facts: Facts) -> list[str]:
         return []
     sentences = []
     for verdict, verb in (("lower", "lost"), ("higher", "gained")):
-        parts = [f"{c.a.label} {verb} on {c.what} ({difference_text(c)})" for c in found if c.verdict == verdict]
+        parts = [
+            (abs(c.difference.value), f"{c.a.label} {verb} on {c.what} ({difference_text(c)})")
+            for c in found
+            if c.verdict == verdict
+        ]
         if parts:
-            sentences.append(f"Against base, {listed(parts)}.")
+            sentences.append(f"Against base, {listed(_foremost(parts))}.")
     unresolved = [c for c in found if c.verdict == "unresolved"]
     if unresolved:
         scope = "all" if len(unresolved) == len(found) else f"{len(unresolved)} of"
@@ -190,7 +210,8 @@ def _kl_sentence(facts: Facts) -> list[str]:
     found = [(c, e) for c in facts.recipes() if (e := estimate(facts, c, "gold", "kl")) is not None]
     if not found:
         return []
-    return [f"KL from the base model: {'; '.join(f'{c.label} {_estimated(e)} nats a response' for c, e in found)}."]
+    parts = _foremost([(e.value, f"{c.label} {_estimated(e)} nats a response") for c, e in found])
+    return [f"KL from the base model: {'; '.join(parts)}."]
 
 
 def _gap_sentence(facts: Facts) -> list[str]:
@@ -208,12 +229,13 @@ def _gap_sentence(facts: Facts) -> list[str]:
             )
             gains = f"{number(learned.value, 2)} by the reward model and {number(gold.value, 2)} by gold"
             interval = f"[{number(gap.low, 2)}, {number(gap.high, 2)}]"
-            parts.append(
+            said = (
                 f"{who.label} gained {gains}, an over-optimisation gap of {number(gap.value, 2)} {interval} ({state})"
             )
+            parts.append((gap.value, said))
     if not parts:
         return []
-    return [f"In standard deviations of the base model's scores, {'; '.join(parts)}."]
+    return [f"In standard deviations of the base model's scores, {'; '.join(_foremost(parts))}."]
 
 
 def _cost_sentence(facts: Facts) -> list[str]:
@@ -222,8 +244,8 @@ def _cost_sentence(facts: Facts) -> list[str]:
         cost = cost_of(facts, who)
         if cost.whole:
             one = f"{duration(cost.one)} to train one model, " if cost.one else ""
-            parts.append(f"{who.label} {one}{duration(cost.whole)} in all")
-    return [f"Training compute: {'; '.join(parts)} (shared stages count in each recipe)."] if parts else []
+            parts.append((cost.whole, f"{who.label} {one}{duration(cost.whole)} in all"))
+    return [f"Training compute: {'; '.join(_foremost(parts))} (shared stages count in each recipe)."] if parts else []
 
 
 def _failure_sentence(facts: Facts) -> str:

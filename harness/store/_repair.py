@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from harness._disk import writing
 from harness.store._connection import UnreadableError, connect
 from harness.store._ingest import recorded_fingerprint
+from harness.store._listing import batch_names, is_batch
 from harness.store._schema import TABLES
-from harness.store._shards import batch_names, damage_of, is_batch, polars_schema, write
+from harness.store._shards import damage_of, polars_schema, write
 
 if TYPE_CHECKING:
     import duckdb

@@ -24,6 +24,7 @@ from harness._digests import sha256
 from harness._disk import sync, writing
 from harness.errors import UserError
 from harness.models import sync_folder
+from harness.store._listing import BATCH, batch_names
 from harness.store._schema import TABLES, Column, Table
 
 if TYPE_CHECKING:
@@ -32,10 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MANIFEST",
     "Rows",
-    "batch_names",
     "damage_of",
     "inspect",
-    "is_batch",
     "polars_schema",
     "read_manifest",
     "remove_stale",
@@ -49,7 +48,6 @@ MANIFEST = "manifest.json"
 
 _ASIDE = ".aside-"
 _CLOCK = ".clock"
-_BATCH = re.compile(r"(\d{20})-[0-9a-f]{12}")
 _PLAIN: dict[str, tuple[type[Any], str]] = {
     "text": (str, "text"),
     "int": (Integral, "a whole number"),
@@ -112,7 +110,7 @@ def _tick(folder: Path) -> int:
         last = int(told) if re.fullmatch(rb"\d{20}", told) else None
         # The file is not synced: after a loss of power it may be behind the batches, which are.
         if last is None or folder.absolute() not in _LISTED:
-            found = [int(match[1]) for name in batch_names(folder) if (match := _BATCH.fullmatch(name))]
+            found = [int(match[1]) for name in batch_names(folder) if (match := BATCH.fullmatch(name))]
             last = max([last or 0, *found])
         now = max(time.time_ns(), last + 1)
         os.pwrite(descriptor, b"%020d" % now, 0)
@@ -146,11 +144,6 @@ def read_manifest(batch: Path) -> dict[str, str]:
     return found
 
 
-def is_batch(name: str) -> bool:
-    """Whether an entry is named as the store names a batch."""
-    return _BATCH.fullmatch(name) is not None
-
-
 def damage_of(batch: Path) -> list[str]:
     """What is missing of a batch, or is not what was written, each with its file."""
     return inspect(batch)[1]
@@ -175,21 +168,13 @@ def inspect(batch: Path) -> tuple[dict[str, str], list[str]]:
     return manifest, problems
 
 
-def batch_names(folder: Path) -> list[str]:
-    """The visible entries of the folder of batches, oldest first; none where the folder is not there yet."""
-    if not folder.is_dir():
-        return []
-    # Not iterdir: with 60,000 batches the objects it makes take longer than all the rest of an ingest.
-    return sorted(name for name in os.listdir(folder) if not name.startswith("."))  # noqa: PTH208  # as said
-
-
 def remove_stale(folder: Path) -> int:
     """Remove what killed writers left behind (hidden, never visible, a day old, their writer gone); returns how many
     folders."""
     if not folder.is_dir():
         return 0
     removed = 0
-    for name in os.listdir(folder):  # noqa: PTH208  # see batch_names
+    for name in os.listdir(folder):  # noqa: PTH208  # as in batch_names
         if not name.startswith(_ASIDE):
             continue
         aside = folder / name

@@ -9,8 +9,9 @@ from harness._disk import writing
 from harness.errors import UserError
 from harness.store._connection import connect, writer_lock
 from harness.store._ingest import create, damage, fingerprint, ingest, recorded_fingerprint
+from harness.store._listing import Listing, batch_names
 from harness.store._repair import repair_shards
-from harness.store._shards import Rows, batch_names, remove_stale, write
+from harness.store._shards import Rows, remove_stale, write
 
 if TYPE_CHECKING:
     import duckdb
@@ -34,6 +35,7 @@ class Store:
         self.shards = self.results / "shards"
         self.database = self.results / "harness.duckdb"
         self._reader: Reader | None = None
+        self._listing = Listing(self.shards)
         self._seen: set[str] = set()
         self._left: tuple[int, ...] | None = None
         """The batches that were in the database, and that file, when `ingest` was last done with it."""
@@ -79,7 +81,7 @@ class Store:
             return
         if self._reader is not None:
             self._reader.close()
-        if self._seen.issuperset(batch_names(self.shards)) and self._unchanged():
+        if self._seen.issuperset(self._listing.names()) and self._unchanged():
             yield 0, None
             return
         with writer_lock(self._lock):
@@ -99,7 +101,7 @@ class Store:
         yield taken, None
 
     def _take(self, connection: "duckdb.DuckDBPyConnection") -> int:
-        there = batch_names(self.shards)
+        there = self._listing.names()
         taken, problems = ingest(connection, self.shards, [name for name in there if name not in self._seen])
         if problems:
             raise damage(problems)

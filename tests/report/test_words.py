@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from harness.errors import UserError
-from harness.report import answer
+from harness.report import _words, answer
 from harness.report._compare import against_base, compare_recipes, estimate, main_metrics, over_optimisation
 from harness.report._queries import read_facts
 from harness.report._words import cost_of
@@ -66,6 +66,19 @@ def test_basis_is_stated(store: Store) -> None:
     assert "2 final seeds a recipe, 40 documents that tuning never saw and 4 tuning trials a recipe" in text
     assert "not the official benchmarks" in text
     assert "2 runs did not finish (1 failed and 1 infeasible)" in text
+
+
+def test_of_many_recipes_a_sentence_names_the_foremost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = re.search(r"Against the base model, gold reward changed: (.*?)\. ", answer(store, SWEEP))
+    assert whole is not None
+    first, second = whole[1].split("; ")
+    monkeypatch.setattr(_words, "_NAMED", 1)
+    text = answer(store, SWEEP)
+    # ppo gained more than dpo did.
+    assert first.startswith("dpo +")
+    assert second.startswith("ppo +")
+    assert f"Against the base model, gold reward changed: {second}; 1 more, which the tables have. " in text
+    assert "1 more, which the tables have (shared stages count in each recipe)" in text
 
 
 def test_equal_recipes_are_unresolved(store: Store, tmp_path: Path) -> None:
