@@ -89,7 +89,7 @@ def _frame(table: Table, files: Mapping[str, str]) -> "pl.DataFrame":
     required = [c.name for c in table.columns if not c.nullable]
     if required and any(frame.select(pl.col(required).null_count()).row(0)):
         raise ValueError(f"{table.name}: a required column has no values")
-    lengths = frame["file"].rle().struct.field("len").to_numpy()
+    lengths = frame["file"].rle().struct.field("len").cast(pl.Int64).to_numpy()
     if len(lengths) != len(files):
         raise ValueError(f"{table.name}: a shard without rows")
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)

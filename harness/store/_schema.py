@@ -15,7 +15,7 @@ class Column:
 
     `choices` lists the only texts allowed. A float is finite unless `finite` is false: a NaN score must fail where it
     is made, not sink into an average. JSON is given as a text or as a mapping or list, time as an
-    aware datetime or ISO text.
+    aware datetime or ISO text. `varied` is a text that few rows share.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Column:
     nullable: bool = False
     choices: tuple[str, ...] = ()
     finite: bool = True
+    varied: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Table:
         return tuple(c.name for c in self.columns)
 
 
-def _text(name: str, description: str, *, nullable: bool = False, choices: Sequence[str] = ()) -> Column:
-    return Column(name, "text", description, nullable, tuple(choices))
+def _text(
+    name: str, description: str, *, nullable: bool = False, choices: Sequence[str] = (), varied: bool = False
+) -> Column:
+    return Column(name, "text", description, nullable, tuple(choices), varied=varied)
 
 
 def _int(name: str, description: str) -> Column:
@@ -72,7 +75,7 @@ _STAGE = _text("stage", "content key of the stage")
 _CURVE = _text("curve", "the stage's key, with how far it came where it did not complete")
 _MEASUREMENT = _text("measurement", "content key of the measurement")
 _ARTIFACT = _text("artifact", "key of the artifact: the stage that made it, or the base model's fingerprint")
-_DOCUMENT = _text("document", "hash of the document (16 hex)")
+_DOCUMENT = _text("document", "hash of the document (16 hex)", varied=True)
 _HALF = _text("half", "half of the documents this one is in: tune or final", choices=("tune", "final"))
 _ENVIRONMENT = _text("environment", "hash of the machine and library versions; joins environments")
 _ASPECT = _text("aspect", "what is judged: helpfulness (1 to 10) or harmlessness (0 to 1)")
@@ -177,12 +180,12 @@ _ALL = (
             _MEASUREMENT,
             _DOCUMENT,
             _HALF,
-            _text("prompt_hash", "hash of the exact prompt the model saw"),
+            _text("prompt_hash", "hash of the exact prompt the model saw", varied=True),
             _text("metric", "acc, acc_norm, exact_match_...; gold: gold_reward, rm_reward, kl (nats), length (tokens)"),
             _float("score", "the score of this document under this metric"),
-            _text("response", "what the model said, or the choice it preferred", nullable=True),
+            _text("response", "what the model said, or the choice it preferred", nullable=True, varied=True),
             _text("expected", "what was right", nullable=True),
-            _text("prompt", "the prompt in words", nullable=True),
+            _text("prompt", "the prompt in words", nullable=True, varied=True),
         ),
         owner="measurement",
     ),
@@ -210,9 +213,9 @@ _ALL = (
             _HALF,
             _ASPECT,
             _text("judge", "the judge model"),
-            _text("prompt", "the prompt given to the model under test"),
-            _text("response", "what the model under test said"),
-            _text("judge_prompt", "the exact prompt of the judge"),
+            _text("prompt", "the prompt given to the model under test", varied=True),
+            _text("response", "what the model under test said", varied=True),
+            _text("judge_prompt", "the exact prompt of the judge", varied=True),
             _text("verdict", "the judge's likeliest rating"),
             _float("score", "expectation of the rating over the judge's probabilities"),
             _json("probabilities", "probability of each rating token"),
