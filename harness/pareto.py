@@ -1,9 +1,9 @@
-"""Pareto fronts, and how sure their members are."""
+"""Pareto fronts, how sure their members are, and how much they dominate."""
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["front", "membership"]
+__all__ = ["front", "hypervolume", "membership"]
 
 _Array = npt.NDArray[np.float64]
 
@@ -30,3 +30,42 @@ def membership(draws: _Array) -> _Array:
     """
     shares: _Array = np.mean(np.stack([front(one) for one in draws]), axis=0)
     return shares
+
+
+def hypervolume(points: _Array, reference: _Array) -> float:
+    """The volume between the points [n, axes] and the reference [axes] that they dominate, exact, axes minimised.
+
+    Zitzler & Thiele 1998, "Multiobjective optimization using evolutionary algorithms": one figure for a whole front,
+    larger is better. It is in the product of the axes' units and goes by the reference, so it compares fronts of the
+    same axes and the same reference only. A point that is not better than the reference on every axis adds nothing.
+
+    Raises:
+        ValueError: other than 2 or 3 axes, shapes that do not fit, or a value that is not finite.
+    """
+    if points.ndim != 2 or points.shape[1] not in (2, 3) or reference.shape != points.shape[1:]:
+        raise ValueError(
+            "a hypervolume is of points [n, axes] and a reference [axes] with 2 or 3 axes, got "
+            f"{list(points.shape)} and {list(reference.shape)}"
+        )
+    if not (np.isfinite(points).all() and np.isfinite(reference).all()):
+        raise ValueError("a point or the reference of a hypervolume is not finite")
+    inside = points[(points < reference).all(axis=1)]
+    if not len(inside):
+        return 0.0
+    if reference.size == 2:
+        return _area(inside, reference)
+    volume = 0.0
+    # Between two values of the last axis, what is dominated is the area of the points below, times the height.
+    ordered = inside[np.argsort(inside[:, 2], kind="stable")]
+    tops = np.append(ordered[1:, 2], reference[2])
+    for count, (bottom, top) in enumerate(zip(ordered[:, 2], tops, strict=True), start=1):
+        if top > bottom:
+            volume += (float(top) - float(bottom)) * _area(ordered[:count, :2], reference[:2])
+    return volume
+
+
+def _area(points: _Array, reference: _Array) -> float:
+    """What points [n, 2], all better than the reference, dominate."""
+    ordered = points[np.lexsort((points[:, 1], points[:, 0]))]
+    lowest = np.minimum.accumulate(np.concatenate([reference[1:], ordered[:, 1]]))
+    return float(((reference[0] - ordered[:, 0]) * (lowest[:-1] - lowest[1:])).sum())
