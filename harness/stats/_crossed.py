@@ -6,11 +6,19 @@ give two values) and its intervals too little coverage, so their part comes from
 by Cochran's weights (Cochran 1964, "Approximate significance levels of the Behrens-Fisher test", Biometrics 20). In
 simulation, nominal 95 % intervals held the truth in 92 % or more of the draws, whichever part dominated; the least
 where two seeds dominated.
+
+Where every document scores the same, no interval is of zero width: it says what documents that were not seen may do.
+None of n documents differed, so by Wilson's bound (Wilson 1927, JASA 22; the exact counterpart of the rule of three,
+Hanley & Lippman-Hand 1983, JAMA 249) at most z² / (n + z²) of all documents do, and each by no more than the range of
+scores lets it. That range is [0, 1] where all scores lie in it, which makes the interval of a proportion Wilson's own;
+otherwise it is what was seen, of both sides in a difference; where all scores are one number outside [0, 1] it is
+unknown, and so are the bounds (NaN). The standard error is then this distance at z = 1. The seeds' part is joined by
+square-and-add (Newcombe 1998, Statistics in Medicine 17).
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,7 +27,17 @@ import numpy as np
 from harness.errors import UserError
 from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, finite, students_t
 
-__all__ = ["crossed_interval", "paired_difference"]
+__all__ = [
+    "alike",
+    "crossed_interval",
+    "least_level",
+    "paired_difference",
+    "paired_tables",
+    "reach",
+    "score_table",
+    "seed_part",
+    "unseen",
+]
 
 _BLOCK = 2_000_000
 _KEPT = 8_000_000
@@ -38,7 +56,7 @@ def crossed_interval(scores: Scores, confidence: float = 0.95, *, resamples: int
         UserError: nothing to average, a ragged number of seeds, a score that is not finite.
     """
     check_confidence(confidence)
-    table = _table(scores, sorted(scores), "scores")
+    table = score_table(scores, sorted(scores), "scores")
     spread = _Spread.of(table, None, resamples, seed)
     low, high = spread.bounds(1 - confidence)
     return Interval(low, spread.value, high, len(scores), spread.stderr, confidence)
@@ -65,15 +83,7 @@ def paired_difference(
         UserError: the documents differ, a ragged number of seeds, a score that is not finite.
     """
     check_confidence(confidence)
-    if a.keys() != b.keys():
-        only_a, only_b = len(a.keys() - b.keys()), len(b.keys() - a.keys())
-        raise UserError(
-            f"a paired comparison needs the same documents on both sides: {only_a} are only in the first, {only_b} "
-            f"only in the second, {len(a.keys() & b.keys())} in both; measure both recipes with the same task settings"
-        )
-    # Sorted: the answer must not depend on the order in which rows were read.
-    documents = sorted(a)
-    first, second = _table(a, documents, "a"), _table(b, documents, "b")
+    documents, first, second = paired_tables(a, b)
     spread = _Spread.of(first, second, resamples, seed)
     low, high = spread.bounds(1 - confidence)
     return Difference(
@@ -98,6 +108,7 @@ class _Spread:
     document_variance: float
     seed_variance: float
     seed_freedom: float
+    reach: tuple[float, float]
 
     @classmethod
     def of(cls, a: Array, b: Array | None, resamples: int, seed: int) -> "_Spread":
@@ -105,29 +116,35 @@ class _Spread:
         if resamples < 100:
             raise UserError(f"expected at least 100 bootstrap resamples, got {resamples}")
         per_document = a.mean(axis=1) - (0.0 if b is None else b.mean(axis=1))
-        seeds = [_variance_of_mean(side.mean(axis=0)) for side in (a, b) if side is not None]
-        seed_variance = sum(v for v, _ in seeds)
-        weight = sum(v * v / freedom for v, freedom in seeds)
+        seed_variance, seed_freedom = seed_part(a, b)
         return cls(
             value=float(per_document.mean()),
             draws=_means(per_document, resamples, seed),
             documents=per_document.size,
-            document_variance=_variance_of_mean(per_document)[0],
+            document_variance=0.0 if alike(per_document) else _variance_of_mean(per_document)[0],
             seed_variance=seed_variance,
-            seed_freedom=seed_variance * seed_variance / weight if weight > 0 else 1.0,
+            seed_freedom=seed_freedom,
+            reach=reach(a, b),
         )
 
     @property
     def stderr(self) -> float:
-        return math.nan if self.documents < 2 else math.sqrt(self.document_variance + self.seed_variance)
+        if self.documents < 2:
+            return math.nan
+        if self.document_variance == 0:
+            return math.hypot(max(unseen(self.value, self.reach, self.documents, 1.0)), math.sqrt(self.seed_variance))
+        return math.sqrt(self.document_variance + self.seed_variance)
 
     def bounds(self, alpha: float) -> tuple[float, float]:
         """The interval of level 1 - alpha; it holds the estimate and narrows as alpha grows."""
         if self.documents < 2:
             return math.nan, math.nan
+        if self.document_variance == 0:
+            z = NormalDist().inv_cdf(1 - alpha / 2)
+            below, above = unseen(self.value, self.reach, self.documents, z)
+            seeds = students_t(1 - alpha, self.seed_freedom) * math.sqrt(self.seed_variance)
+            return self.value - math.hypot(below, seeds), self.value + math.hypot(above, seeds)
         total = math.sqrt(self.document_variance + self.seed_variance)
-        if total == 0:
-            return self.value, self.value
         low, high = _quantile(self.draws, alpha / 2), _quantile(self.draws, 1 - alpha / 2)
         stretch = students_t(1 - alpha, self.documents - 1) / NormalDist().inv_cdf(1 - alpha / 2)
         # Cochran: each part's half width counts by its share of the standard error.
@@ -142,15 +159,61 @@ class _Spread:
             return math.nan
         if self.value == 0:
             return 1.0
-        low, high = -math.log(self.draws.size + 1), 0.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            bounds = self.bounds(math.exp(middle))
-            if bounds[0] <= 0 <= bounds[1]:
-                low = middle
-            else:
-                high = middle
-        return math.exp(high)
+        return least_level(self.bounds, 1 / (self.draws.size + 1))
+
+
+def least_level(bounds: Callable[[float], tuple[float, float]], least: float) -> float:
+    """The p value that goes with an interval: the least level, from `least` on, at which it excludes zero.
+
+    Args:
+        bounds: level → interval of confidence 1 - level, which narrows as the level grows.
+    """
+    low, high = math.log(least), 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        below, above = bounds(math.exp(middle))
+        if below <= 0 <= above:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
+def seed_part(a: Array, b: Array | None) -> tuple[float, float]:
+    """The variance of the mean that is the seeds', and its degrees of freedom (Welch's, with two sides).
+
+    Args:
+        a: documents × seeds.
+        b: documents × other seeds; without it, the mean of `a` is meant.
+    """
+    seeds = [_variance_of_mean(side.mean(axis=0)) for side in (a, b) if side is not None]
+    variance = sum(v for v, _ in seeds)
+    weight = sum(v * v / freedom for v, freedom in seeds)
+    return variance, variance * variance / weight if weight > 0 else 1.0
+
+
+def reach(a: Array, b: Array | None) -> tuple[float, float]:
+    """The least and the most that a document not seen may score, or differ by; NaN where nothing tells (the module)."""
+    sides = [a] if b is None else [a, b]
+    least, most = min(float(s.min()) for s in sides), max(float(s.max()) for s in sides)
+    if least >= 0 and most <= 1:
+        least, most = 0.0, 1.0
+    elif least == most:
+        return math.nan, math.nan
+    return (least, most) if b is None else (least - most, most - least)
+
+
+def unseen(value: float, reach: tuple[float, float], units: int, z: float) -> tuple[float, float]:
+    """How far below and above `value` the mean may lie when all of `units` seen documents (or groups) have it."""
+    if math.isnan(reach[0]):
+        return math.nan, math.nan
+    share = z * z / (units + z * z)
+    return share * max(0.0, value - reach[0]), share * max(0.0, reach[1] - value)
+
+
+def alike(values: Array) -> bool:
+    """Whether the values differ by no more than rounding."""
+    return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))
 
 
 def _variance_of_mean(values: Array) -> tuple[float, float]:
@@ -192,7 +255,29 @@ def _quantile(ordered: Array, share: float) -> float:
     return low + (high - low) * (place - before)
 
 
-def _table(scores: Scores, documents: Sequence[str], what: str) -> Array:
+def paired_tables(a: Scores, b: Scores) -> tuple[list[str], Array, Array]:
+    """The documents in order, and the scores of both sides, documents × seeds.
+
+    Raises:
+        UserError: the documents differ, a ragged number of seeds, a score that is not finite.
+    """
+    if a.keys() != b.keys():
+        only_a, only_b = len(a.keys() - b.keys()), len(b.keys() - a.keys())
+        raise UserError(
+            f"a paired comparison needs the same documents on both sides: {only_a} are only in the first, {only_b} "
+            f"only in the second, {len(a.keys() & b.keys())} in both; measure both recipes with the same task settings"
+        )
+    # Sorted: the answer must not depend on the order in which rows were read.
+    documents = sorted(a)
+    return documents, score_table(a, documents, "a"), score_table(b, documents, "b")
+
+
+def score_table(scores: Scores, documents: Sequence[str], what: str) -> Array:
+    """The scores of these documents, documents × seeds.
+
+    Raises:
+        UserError: no documents, a ragged number of seeds, a score that is not finite.
+    """
     if not documents:
         raise UserError(f"{what}: no documents to compare")
     try:
