@@ -42,7 +42,8 @@ sampler: random
 budget: {trials_per_cell: 6, batch: 2}
 """
 BOTH = "early_stopping={training: {metric: loss, rungs: [0.25, 0.5], after: 2}, documents: {p: 0.05}}"
-DOCUMENTS = "early_stopping={documents: {p: 0.2}}"
+# Lenient: which tiny models are a little worse depends on the CPU, and some trial must be stopped on every one.
+DOCUMENTS = "early_stopping={documents: {p: 0.45}}"
 ELSEWHERE = "early_stopping={training: {metric: reward}}"
 
 TRIALS = (
