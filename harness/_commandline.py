@@ -101,6 +101,40 @@ def _looking(commands: "_Commands") -> None:
     )
     report.add_argument("--reports", type=Path, default=Path("reports"), help="where it goes (default: reports)")
     _places(report)
+    compare = _command(commands, "compare", "Set models against each other on every figure they share, paired.")
+    compare.add_argument(
+        "names",
+        nargs="+",
+        metavar="A",
+        help="a recipe (SWEEP/RECIPE), an artifact's key, a whole sweep, or a folder of lm-eval results",
+    )
+    compare.add_argument(
+        "--to", type=Path, default=Path("reports/compare.html"), help="the page (default: reports/compare.html)"
+    )
+    _places(compare)
+    check = _command(commands, "check", "Compare a suite's sweep with a baseline; exit code 1 if a figure regressed.")
+    check.add_argument("sweep", metavar="SUITE|SWEEP", help="a suite's file or name (its latest sweep), or a sweep")
+    check.add_argument(
+        "--against",
+        required=True,
+        metavar="BASELINE",
+        help="what `harness compare` takes: an earlier sweep, a recipe, …",
+    )
+    _places(check)
+    power = _command(commands, "power", "Say how many documents and seeds would resolve a difference that matters.")
+    power.add_argument(
+        "sweep",
+        nargs="?",
+        metavar="SUITE|SWEEP",
+        help="the pilot: a suite's file or name, or a sweep (default: latest)",
+    )
+    power.add_argument(
+        "--effect",
+        type=float,
+        default=0.02,
+        help="the difference that would matter, in the figure's unit (default: 0.02)",
+    )
+    _places(power)
     sql = _command(
         commands, "sql", "Ask the store, read-only: views suites, trials, scores, samples, profiles, training, …"
     )
@@ -112,6 +146,14 @@ def _looking(commands: "_Commands") -> None:
 
 
 def _keeping(commands: "_Commands") -> None:
+    taking = _command(commands, "import", "Take results into the store that another harness has made.")
+    taking.add_argument("kind", choices=["lm-eval"], help="what made them; lm-eval: `lm_eval run --log_samples`")
+    taking.add_argument("folder", type=Path, metavar="DIR", help="the folder it was told to write to (--output_path)")
+    taking.add_argument("--name", help="the name they get here (default: the model's)")
+    taking.add_argument(
+        "--allow-mismatch", action="store_true", help="also samples that do not average to the results' figures"
+    )
+    _places(taking)
     gc = _command(commands, "gc", "Show the artifacts that nothing refers to and leftovers, and remove them.")
     gc.add_argument("--superseded", action="store_true", help="also those of sweeps that a changed suite has replaced")
     gc.add_argument("--yes", action="store_true", help="remove them without asking")

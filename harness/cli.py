@@ -17,6 +17,7 @@ from harness.errors import StorageError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.foreign import Imported
     from harness.plan import Plan
     from harness.store import Format, Store
     from harness.suite import Suite
@@ -287,6 +288,82 @@ def _command_report(options: argparse.Namespace) -> int:
     return _DONE
 
 
+def _command_compare(options: argparse.Namespace) -> int:
+    from harness.report import compare, write_comparison
+    from harness.show import show_versus
+
+    names = [_imported(name, options) for name in options.names]
+    versus = compare(_store(options.results), names)
+    show_versus(versus)
+    print(f"\nPage: {write_comparison(versus, options.to)}")
+    return _DONE
+
+
+def _command_check(options: argparse.Namespace) -> int:
+    from harness.report import against_baseline, regressed
+    from harness.show import find_sweep, show_versus
+
+    against = _imported(options.against, options)
+    store = _store(options.results)
+    versus = against_baseline(store, find_sweep(store, options.sweep), against)
+    show_versus(versus)
+    worse = regressed(versus)
+    for row in worse:
+        d = row.difference
+        _say(
+            f"regressed: {row.a.label} against {row.b.label} in {row.what}: {d.value:+.4f} [{d.low:.4f}, {d.high:.4f}]"
+        )
+    if worse:
+        return _FAILED
+    print("\nNo figure regressed; the column detectable says how large a change would have shown in each.")
+    return _DONE
+
+
+def _command_power(options: argparse.Namespace) -> int:
+    from harness.report import data_needed
+    from harness.show import find_sweep, show_needs
+
+    store = _store(options.results)
+    sweep = find_sweep(store, options.sweep)
+    show_needs(sweep, options.effect, data_needed(store, sweep, options.effect))
+    return _DONE
+
+
+def _imported(name: str, options: argparse.Namespace) -> str:
+    """The name itself, or where it is a folder the sweep that its lm-eval results are in the store."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    return _import_lm_eval(folder, options.results).sweep
+
+
+def _command_import(options: argparse.Namespace) -> int:
+    found = _import_lm_eval(options.folder, options.results, options.name, allow_mismatch=options.allow_mismatch)
+    tasks = ", ".join(f"{task} ({count} documents)" for task, count in found.tasks.items())
+    print(printable(f"{found.sweep}: {found.model}, {tasks}{'' if found.new else '; all of it was there already'}"))
+    print(f"harness compare {found.sweep} OTHER")
+    return _DONE
+
+
+def _import_lm_eval(
+    folder: Path, results: Path, name: str | None = None, *, allow_mismatch: bool = False
+) -> "Imported":
+    from harness._disk import results_problem
+    from harness.foreign import import_lm_eval
+    from harness.lock import only_one
+    from harness.store import Store
+
+    if problem := results_problem(results):
+        raise UserError(problem)
+    with only_one(results, "harness import"):
+        found = import_lm_eval(folder, Store(results), name, allow_mismatch=allow_mismatch)
+    for left, why in found.skipped.items():
+        _say(f"not imported: {left}: {why}")
+    for note in found.notes:
+        _say(note)
+    return found
+
+
 def _command_sql(options: argparse.Namespace) -> int:
     from harness.store import run_sql
 
@@ -335,6 +412,10 @@ _COMMANDS = {
     "db": _command_db,
     "status": _command_status,
     "report": _command_report,
+    "compare": _command_compare,
+    "check": _command_check,
+    "power": _command_power,
+    "import": _command_import,
     "sql": _command_sql,
     "list": _command_list,
     "doctor": _command_doctor,

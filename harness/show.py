@@ -15,10 +15,13 @@ from harness.gc import Garbage
 from harness.method import find_method, method_names
 from harness.models import BUNDLED_MODELS, model_problem
 from harness.plan import Estimate, Plan
+from harness.report._needs import SEEDS, Need
+from harness.report._versus import Versus
+from harness.report._versus_page import HEADERS, cells
 from harness.store import Store
 from harness.suite import load_suite
 
-__all__ = ["find_sweep", "show_garbage", "show_list", "show_plan", "show_status"]
+__all__ = ["find_sweep", "show_garbage", "show_list", "show_needs", "show_plan", "show_status", "show_versus"]
 
 
 _LATEST_FIRST = """
@@ -199,3 +202,40 @@ def show_list(what: str, data: str) -> None:
         for name in names:
             table.add_row(name)
     console.print(table)
+
+
+def show_versus(versus: Versus) -> None:
+    """The paired table, and what to know before believing it."""
+    console = Console()
+    table = _table(*HEADERS)
+    for row in versus.rows:
+        table.add_row(*map(escape, cells(row)))
+    console.print(table)
+    for warning in versus.warnings:
+        console.print(printable(f"warning: {warning}"), markup=False)
+
+
+def show_needs(sweep: str, effect: float, needs: Sequence[Need]) -> None:
+    """How many documents and seeds would resolve the effect, for each pair of recipes and figure."""
+    console = Console()
+    console.print(
+        printable(
+            f"{sweep}: final documents that resolve a difference of {effect:g} with a chance of 80 % "
+            "(level 5 %, one comparison), by seeds of each recipe"
+        ),
+        markup=False,
+    )
+    table = _table("pair", "figure", "measured", "detectable now", *(f"{n} seeds" for n in SEEDS))
+    for need in needs:
+        counts = ("never" if (n := need.documents[s]) is None else f"{n:,}" for s in SEEDS)
+        mark = " *" if need.assumed else ""
+        measured = f"{need.have:,} documents, {need.seeds[0]} / {need.seeds[1]} seeds"
+        pair = f"{need.a.label} − {need.b.label}{mark}"
+        table.add_row(*map(escape, (pair, need.what, measured, f"{need.detectable:.3f}", *counts)))
+    console.print(table)
+    if any(need.assumed for need in needs):
+        console.print(
+            "* one seed: its variation over seeds is taken from the other recipes, or as none where none has two"
+        )
+    if any(None in need.documents.values() for need in needs):
+        console.print("never: the variation over seeds alone hides it; more documents do not help, more seeds do")

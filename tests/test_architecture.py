@@ -29,6 +29,7 @@ FLOORS = {
     "spending": 4,
     "search": 4,
     "execute": 4,
+    "foreign": 3,
     "measure": 3,
     "methods": 3,
     "runtimes": 2,

@@ -1,17 +1,29 @@
-"""The report of a sweep: one self-contained HTML page, and the answer in a paragraph; reads the store only."""
+"""The report of a sweep, and of a comparison: self-contained HTML pages, and the answer in words. Reads only."""
 
 import datetime
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
+from harness.report._needs import data_needed
+from harness.report._regressions import against_baseline, regressed
 
 if TYPE_CHECKING:
     from harness.report._queries import Facts
+    from harness.report._versus import Versus
     from harness.store import Store
 
-__all__ = ["answer", "write_report"]
+__all__ = [
+    "against_baseline",
+    "answer",
+    "compare",
+    "data_needed",
+    "regressed",
+    "write_comparison",
+    "write_report",
+]
 
 SAMPLES = 120
 """Documents in the sample browser, unless asked otherwise."""
@@ -41,6 +53,40 @@ def write_report(
     if path.suffix.lower() != ".html":
         path /= f"{facts.suite}.html"
     text = page(store, facts, samples=samples, now=now or datetime.datetime.now(datetime.UTC))
+    _write(path, text)
+    return path
+
+
+def compare(store: "Store", names: Sequence[str]) -> "Versus":
+    """Set models against each other that no common sweep has compared.
+
+    Args:
+        store: its shards are ingested first.
+        names: recipes, artifacts and sweeps, see `find_entries`.
+
+    Raises:
+        UserError: a name that stands for nothing or several things; or nothing that can be compared.
+    """
+    from harness.report._entries import find_entries
+    from harness.report._versus import set_against
+
+    store.ingest()
+    return set_against(store, find_entries(store, names))
+
+
+def write_comparison(versus: "Versus", path: Path, *, now: datetime.datetime | None = None) -> Path:
+    """Write the page of a comparison, and return where it is.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    from harness.report._versus_page import versus_page
+
+    _write(path, versus_page(versus, now or datetime.datetime.now(datetime.UTC)))
+    return path
+
+
+def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +95,6 @@ def write_report(
         aside.replace(path)
     except OSError as error:
         raise UserError(f"cannot write the report to {path}: {error}; give another place with --reports") from error
-    return path
 
 
 def answer(store: "Store", sweep: str) -> str:

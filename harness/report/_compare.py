@@ -15,6 +15,7 @@ from harness.stats import Difference, Verdict, crossed_interval, holm, paired_di
 
 __all__ = [
     "Comparison",
+    "Scores",
     "against_base",
     "against_origin",
     "aspects",
@@ -25,6 +26,8 @@ __all__ = [
     "objective_scores",
     "objective_source",
     "over_optimisation",
+    "paired",
+    "scores_of",
     "shared_documents",
 ]
 
@@ -73,6 +76,11 @@ def _by_seed(facts: Facts, who: Contender, group: str, metric: str) -> dict[int,
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
+def scores_of(facts: Facts, who: Contender, group: str, metric: str) -> Scores:
+    """A contender's final scores of one figure: document → scores over the seeds; {} for none."""
+    return _crossed(_by_seed(facts, who, group, metric))
+
+
 def _crossed(seeds: dict[int, dict[str, float]]) -> Scores:
     """Documents that every seed has answered; while a sweep runs, some seeds lack some."""
     if not seeds:
@@ -103,7 +111,7 @@ def estimate(facts: Facts, who: Contender, group: str, metric: str) -> Estimate 
     """The mean over final documents and seeds with its 95 % interval; None where nothing was measured."""
     key = ("estimate", who.label, group, metric)
     if key not in facts.cache:
-        facts.cache[key] = _estimate(_crossed(_by_seed(facts, who, group, metric)), metric)
+        facts.cache[key] = _estimate(scores_of(facts, who, group, metric), metric)
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
@@ -158,7 +166,7 @@ def objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
 
 def _objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
     pairs = objective_source(facts, objective)
-    parts = [_crossed(_by_seed(facts, who, group, metric)) for group, metric in pairs]
+    parts = [scores_of(facts, who, group, metric) for group, metric in pairs]
     if len(parts) <= 1:
         return parts[0] if parts else {}
     if not all(parts) or len({len(next(iter(p.values()))) for p in parts}) != 1:
@@ -184,7 +192,8 @@ def objective_estimate(facts: Facts, who: Contender, objective: str) -> Estimate
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
-def _paired(a: Scores, b: Scores) -> Difference | None:
+def paired(a: Scores, b: Scores) -> Difference | None:
+    """The difference over the documents that both have; None where there is none."""
     if a.keys() == b.keys():
         return paired_difference(a, b) if a else None
     common = a.keys() & b.keys()
@@ -225,7 +234,7 @@ def _compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
         if pair[0].model != pair[1].model:
             continue
         for first, second in (pair, pair[::-1]):
-            difference = _paired(*(objective_scores(facts, w, objective) for w in (first, second)))
+            difference = paired(*(objective_scores(facts, w, objective) for w in (first, second)))
             if difference is not None and sign * difference.value >= 0:
                 found.append((first, second, objective, difference))
                 break
@@ -258,7 +267,7 @@ def _by_measure(facts: Facts, pairs: Sequence[tuple[Contender, Contender]]) -> l
     found = []
     for first, second in pairs:
         for group, metric in measures:
-            difference = _paired(*(_crossed(_by_seed(facts, w, group, metric)) for w in (first, second)))
+            difference = paired(*(scores_of(facts, w, group, metric) for w in (first, second)))
             if difference is not None:
                 found.append((first, second, metric if group == "judge" else f"{group} {metric}", difference))
     return _family(found)
@@ -270,7 +279,7 @@ def _against_base(facts: Facts, objective: str | None) -> list[Comparison]:
         return _by_measure(facts, pairs)
     found = []
     for who, base in pairs:
-        difference = _paired(*(objective_scores(facts, w, objective) for w in (who, base)))
+        difference = paired(*(objective_scores(facts, w, objective) for w in (who, base)))
         if difference is not None:
             found.append((who, base, objective, difference))
     return _family(found)

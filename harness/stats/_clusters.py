@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-from harness.stats._crossed import alike, least_level, paired_tables, reach, score_table, seed_part, unseen
+from harness.stats._parts import alike, least_level, reach, seed_part, unseen
+from harness.stats._tables import paired_tables, score_table
 from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, students_t
 
 __all__ = ["cluster_difference", "cluster_interval", "group_numbers"]

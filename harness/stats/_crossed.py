@@ -18,26 +18,17 @@ square-and-add (Newcombe 1998, Statistics in Medicine 17).
 
 import functools
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from harness.errors import UserError
-from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, finite, students_t
+from harness.stats._parts import alike, least_level, reach, seed_part, unseen, variance_of_mean
+from harness.stats._tables import paired_tables, score_table
+from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, students_t
 
-__all__ = [
-    "alike",
-    "crossed_interval",
-    "least_level",
-    "paired_difference",
-    "paired_tables",
-    "reach",
-    "score_table",
-    "seed_part",
-    "unseen",
-]
+__all__ = ["crossed_interval", "paired_difference"]
 
 _BLOCK = 2_000_000
 _KEPT = 8_000_000
@@ -121,7 +112,7 @@ class _Spread:
             value=float(per_document.mean()),
             draws=_means(per_document, resamples, seed),
             documents=per_document.size,
-            document_variance=0.0 if alike(per_document) else _variance_of_mean(per_document)[0],
+            document_variance=0.0 if alike(per_document) else variance_of_mean(per_document)[0],
             seed_variance=seed_variance,
             seed_freedom=seed_freedom,
             reach=reach(a, b),
@@ -162,67 +153,6 @@ class _Spread:
         return least_level(self.bounds, 1 / (self.draws.size + 1))
 
 
-def least_level(bounds: Callable[[float], tuple[float, float]], least: float) -> float:
-    """The p value that goes with an interval: the least level, from `least` on, at which it excludes zero.
-
-    Args:
-        bounds: level → interval of confidence 1 - level, which narrows as the level grows.
-    """
-    low, high = math.log(least), 0.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        below, above = bounds(math.exp(middle))
-        if below <= 0 <= above:
-            low = middle
-        else:
-            high = middle
-    return math.exp(high)
-
-
-def seed_part(a: Array, b: Array | None) -> tuple[float, float]:
-    """The variance of the mean that is the seeds', and its degrees of freedom (Welch's, with two sides).
-
-    Args:
-        a: documents × seeds.
-        b: documents × other seeds; without it, the mean of `a` is meant.
-    """
-    seeds = [_variance_of_mean(side.mean(axis=0)) for side in (a, b) if side is not None]
-    variance = sum(v for v, _ in seeds)
-    weight = sum(v * v / freedom for v, freedom in seeds)
-    return variance, variance * variance / weight if weight > 0 else 1.0
-
-
-def reach(a: Array, b: Array | None) -> tuple[float, float]:
-    """The least and the most that a document not seen may score, or differ by; NaN where nothing tells (the module)."""
-    sides = [a] if b is None else [a, b]
-    least, most = min(float(s.min()) for s in sides), max(float(s.max()) for s in sides)
-    if least >= 0 and most <= 1:
-        least, most = 0.0, 1.0
-    elif least == most:
-        return math.nan, math.nan
-    return (least, most) if b is None else (least - most, most - least)
-
-
-def unseen(value: float, reach: tuple[float, float], units: int, z: float) -> tuple[float, float]:
-    """How far below and above `value` the mean may lie when all of `units` seen documents (or groups) have it."""
-    if math.isnan(reach[0]):
-        return math.nan, math.nan
-    share = z * z / (units + z * z)
-    return share * max(0.0, value - reach[0]), share * max(0.0, reach[1] - value)
-
-
-def alike(values: Array) -> bool:
-    """Whether the values differ by no more than rounding."""
-    return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))
-
-
-def _variance_of_mean(values: Array) -> tuple[float, float]:
-    """The variance of the mean of these values, and its degrees of freedom; one value tells of none."""
-    if values.size < 2:
-        return 0.0, 1.0
-    return float(values.var(ddof=1)) / values.size, float(values.size - 1)
-
-
 def _means(values: Array, resamples: int, seed: int) -> Array:
     """Bootstrap replicates of the mean, shape (resamples,), in ascending order."""
     size = values.size
@@ -253,45 +183,3 @@ def _quantile(ordered: Array, share: float) -> float:
     before = min(int(place), ordered.size - 2)
     low, high = float(ordered[before]), float(ordered[before + 1])
     return low + (high - low) * (place - before)
-
-
-def paired_tables(a: Scores, b: Scores) -> tuple[list[str], Array, Array]:
-    """The documents in order, and the scores of both sides, documents × seeds.
-
-    Raises:
-        UserError: the documents differ, a ragged number of seeds, a score that is not finite.
-    """
-    if a.keys() != b.keys():
-        only_a, only_b = len(a.keys() - b.keys()), len(b.keys() - a.keys())
-        raise UserError(
-            f"a paired comparison needs the same documents on both sides: {only_a} are only in the first, {only_b} "
-            f"only in the second, {len(a.keys() & b.keys())} in both; measure both recipes with the same task settings"
-        )
-    # Sorted: the answer must not depend on the order in which rows were read.
-    documents = sorted(a)
-    return documents, score_table(a, documents, "a"), score_table(b, documents, "b")
-
-
-def score_table(scores: Scores, documents: Sequence[str], what: str) -> Array:
-    """The scores of these documents, documents × seeds.
-
-    Raises:
-        UserError: no documents, a ragged number of seeds, a score that is not finite.
-    """
-    if not documents:
-        raise UserError(f"{what}: no documents to compare")
-    try:
-        whole = np.array([scores[d] for d in documents], dtype=np.float64)
-    except ValueError:
-        rows = [np.atleast_1d(np.asarray(scores[d], dtype=np.float64)) for d in documents]
-        if len({row.size for row in rows}) != 1:
-            raise _ragged(rows, what) from None
-        whole = np.stack(rows)
-    if 0 in whole.shape:
-        raise _ragged([whole[0]], what)
-    return finite(whole.reshape(len(documents), -1), what)
-
-
-def _ragged(rows: Sequence[Array], what: str) -> UserError:
-    lengths = sorted({row.size for row in rows})
-    return UserError(f"{what}: expected the same number of seeds for every document, got {lengths}")

@@ -14,7 +14,7 @@ from scipy.special import bdtr  # type: ignore[import-untyped]  # scipy ships no
 
 from harness.errors import UserError
 from harness.stats._clusters import group_numbers
-from harness.stats._crossed import paired_tables
+from harness.stats._tables import paired_tables
 from harness.stats._types import Array, Scores
 
 __all__ = ["McNemar", "mcnemar_exact", "permutation_p"]

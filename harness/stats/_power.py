@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import gammaincinv, ndtr, stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
 from harness.errors import UserError
-from harness.stats._crossed import paired_tables
+from harness.stats._tables import paired_tables
 from harness.stats._types import Array, Difference, Scores, students_t
 
 __all__ = ["Variances", "detectable", "minimum_detectable_effect", "needed", "variances"]

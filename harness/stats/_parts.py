@@ -1,0 +1,84 @@
+"""The parts of an estimate's error: what the seeds add, and what is known where every document scores the same."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from harness.stats._types import Array
+
+__all__ = ["alike", "least_level", "reach", "seed_part", "unseen", "variance_of_mean"]
+
+
+def least_level(bounds: Callable[[float], tuple[float, float]], least: float) -> float:
+    """The p value that goes with an interval: the least level, from `least` on, at which it excludes zero.
+
+    Args:
+        bounds: level → interval of confidence 1 - level, which narrows as the level grows.
+    """
+    low, high = math.log(least), 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        below, above = bounds(math.exp(middle))
+        if below <= 0 <= above:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
+def seed_part(a: Array, b: Array | None) -> tuple[float, float]:
+    """The variance of the mean that is the seeds', and its degrees of freedom (Welch's, with two sides).
+
+    What documents and seeds vary together is in the documents' variance already; from three seeds on it is taken out of
+    this one (the two-way variance of Owen 2007, Annals of Applied Statistics 1), never below zero. Two seeds tell their
+    variance too badly for that: intervals held the truth in 89 % where seeds dominated, instead of 94 %.
+
+    Args:
+        a: documents × seeds.
+        b: documents × other seeds; without it, the mean of `a` is meant.
+    """
+    seeds = [_seed_variance(side) for side in (a, b) if side is not None]
+    variance = sum(v for v, _ in seeds)
+    weight = sum(v * v / freedom for v, freedom in seeds)
+    return variance, variance * variance / weight if weight > 0 else 1.0
+
+
+def _seed_variance(side: Array) -> tuple[float, float]:
+    variance, freedom = variance_of_mean(side.mean(axis=0))
+    documents, seeds = side.shape
+    if seeds > 2 and documents > 1:
+        rest = side - side.mean(axis=1, keepdims=True) - side.mean(axis=0) + side.mean()
+        variance = max(0.0, variance - float((rest * rest).sum()) / ((documents - 1) * (seeds - 1) * side.size))
+    return variance, freedom
+
+
+def reach(a: Array, b: Array | None) -> tuple[float, float]:
+    """The least and the most that a document not seen may score, or differ by; NaN where nothing tells (the module)."""
+    sides = [a] if b is None else [a, b]
+    least, most = min(float(s.min()) for s in sides), max(float(s.max()) for s in sides)
+    if least >= 0 and most <= 1:
+        least, most = 0.0, 1.0
+    elif least == most:
+        return math.nan, math.nan
+    return (least, most) if b is None else (least - most, most - least)
+
+
+def unseen(value: float, reach: tuple[float, float], units: int, z: float) -> tuple[float, float]:
+    """How far below and above `value` the mean may lie when all of `units` seen documents (or groups) have it."""
+    if math.isnan(reach[0]):
+        return math.nan, math.nan
+    share = z * z / (units + z * z)
+    return share * max(0.0, value - reach[0]), share * max(0.0, reach[1] - value)
+
+
+def alike(values: Array) -> bool:
+    """Whether the values differ by no more than rounding."""
+    return float(np.ptp(values)) <= 1e-12 * max(1.0, float(np.abs(values).max()))
+
+
+def variance_of_mean(values: Array) -> tuple[float, float]:
+    """The variance of the mean of these values, and its degrees of freedom; one value tells of none."""
+    if values.size < 2:
+        return 0.0, 1.0
+    return float(values.var(ddof=1)) / values.size, float(values.size - 1)
