@@ -157,7 +157,7 @@ def test_a_stopped_sweep_ends_within_seconds_and_says_how_to_go_on(
     child.send_signal(sign)
     _, said = child.communicate(timeout=30)
     assert time.monotonic() - started < 10
-    assert child.returncode == 130
+    assert child.returncode == 130, said
     assert f"the same command goes on: harness sweep {suite_file}" in said
     assert _rows(tmp_path, "SELECT state FROM suites") == [("interrupted",)]
     assert workers

@@ -75,9 +75,9 @@ def comparison_tables(facts: Facts) -> Html:
     if not parts:
         return empty("Comparisons", "No two recipes have final scores of the same documents yet.")
     note = (
-        "Paired by document, over all seeds: a pigeonhole bootstrap over documents and seeds (Owen 2007). Holm's "
-        "correction is within each table. A difference is called resolved where its corrected p is below 0.05; its "
-        "interval, which stands for itself alone, is not corrected."
+        "Paired by document, over all seeds: the documents' part of an interval by bootstrap, the seeds' by Student's "
+        "t. Holm's correction is within each table. A difference is called resolved where its corrected p is below "
+        "0.05; its interval, which stands for itself alone, is not corrected."
     )
     return join(tag("h3", "The comparisons"), *parts, tag("p", note, class_="fine"))
 

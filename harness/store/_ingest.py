@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -142,10 +143,11 @@ def _take(connection: "duckdb.DuckDBPyConnection", names: list[str], frames: "di
 
     connection.execute("BEGIN")
     try:
-        for name, frame in _counted(connection, frames).items():
-            connection.register("incoming", frame)
-            connection.execute(f"INSERT INTO raw.{name} SELECT * FROM incoming")
-            connection.unregister("incoming")
+        with _uncollected():
+            for name, frame in _counted(connection, frames).items():
+                connection.register("incoming", frame)
+                connection.execute(f"INSERT INTO raw.{name} SELECT * FROM incoming")
+                connection.unregister("incoming")
         connection.execute("INSERT INTO raw.ledger SELECT unnest(?)", [names])
         connection.execute("COMMIT")
     except BaseException:
@@ -153,6 +155,22 @@ def _take(connection: "duckdb.DuckDBPyConnection", names: list[str], frames: "di
         with contextlib.suppress(duckdb.Error):
             connection.execute("ROLLBACK")
         raise
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within this Python collects no garbage.
+
+    DuckDB's threads come to Python for a frame's rows. A collection that begins there, and finds what an interrupted
+    sweep has left, ends the process (`terminate called without an active exception`, one interrupt in ten).
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _counted(connection: "duckdb.DuckDBPyConnection", frames: "dict[str, pl.DataFrame]") -> "dict[str, pl.DataFrame]":
