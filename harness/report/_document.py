@@ -29,7 +29,16 @@ def navigation(parts: Sequence[tuple[str, str]]) -> Html:
     return tag("nav", *(tag("a", title, href=f"#{name}") for name, title in parts), aria_label="Parts of the report")
 
 
-def document(title: str, top: Sequence[Html], parts: Sequence[Html], data: Html, foot: str) -> Html:
+def document(
+    title: str,
+    top: Sequence[Html],
+    parts: Sequence[Html],
+    data: Html,
+    foot: str,
+    *,
+    script: str = "",
+    drawings: bool = True,
+) -> Html:
     """The whole page.
 
     Args:
@@ -38,12 +47,17 @@ def document(title: str, top: Sequence[Html], parts: Sequence[Html], data: Html,
         parts: the sections.
         data: what `page.js` draws from: the script `figure-data`, and others.
         foot: the last line.
+        script: another script of ours, which runs last.
+        drawings: whether there is a figure; without one, the library that draws is left out.
     """
-    plotly, script, style = _asset("plotly-cartesian.min.js"), _asset("page.js"), _asset("style.css")
+    style = _asset("style.css")
     # The licence travels with the library it is for. In the script, not an HTML comment: it belongs to that code.
-    library = f"/*\n{_asset('plotly-cartesian.LICENSE.txt').strip()}\n*/\n{plotly}"
+    licence = f"/*\n{_asset('plotly-cartesian.LICENSE.txt').strip()}\n*/\n"
+    before = [licence + _asset("plotly-cartesian.min.js")] if drawings else []
+    after = [*([_asset("page.js")] if drawings else []), *([script] if script else [])]
+    allowed = " ".join(csp_hash(s) for s in (*before, *after)) or "'none'"
     policy = (
-        f"default-src 'none'; script-src {csp_hash(library)} {csp_hash(script)}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; connect-src 'none'; form-action 'none'; base-uri 'none'"
     )
     head = tag(
@@ -55,11 +69,9 @@ def document(title: str, top: Sequence[Html], parts: Sequence[Html], data: Html,
         tag("title", title),
         tag("style", Html(style)),
     )
-    warning = tag(
-        "noscript",
-        tag("p", "Without scripts there are no drawings; every figure's numbers are in its table.", class_="empty"),
-    )
-    scripts = join(Html(f"<script>{library}</script>"), data, Html(f"<script>{script}</script>"))
+    said = "Without scripts there are no drawings; every figure's numbers are in its table."
+    warning = tag("noscript", tag("p", said, class_="empty")) if drawings else None
+    scripts = join(*map(_script, before), data, *map(_script, after))
     masthead = tag("header", tag("div", *top), class_="masthead")
     return tag(
         "html",
@@ -67,3 +79,7 @@ def document(title: str, top: Sequence[Html], parts: Sequence[Html], data: Html,
         tag("body", masthead, tag("main", warning, *parts), tag("footer", tag("p", foot)), scripts),
         lang="en",
     )
+
+
+def _script(text: str) -> Html:
+    return Html(f"<script>{text}</script>")
