@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench browser clean
+.PHONY: demo test lint types check bench bench-engine browser clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +37,12 @@ check: lint types test
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --benchmark-only -s
+
+# What the engine itself costs, how it does when a sweep is large, and whether it survives being killed; two idle cores, an hour.
+bench-engine: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/chaos.py --kills 110 --trials 8 --mean 6
 
 clean:
 	rm -rf $(VENV)

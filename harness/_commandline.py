@@ -135,6 +135,25 @@ def _looking(commands: "_Commands") -> None:
         help="the difference that would matter, in the figure's unit (default: 0.02)",
     )
     _places(power)
+    publish = _command(
+        commands, "publish", "Write a static leaderboard site: entries, ranks, pages, samples, downloads."
+    )
+    publish.add_argument(
+        "sweeps", nargs="*", metavar="SWEEP", help="sweeps or suites (default: the latest sweep of every suite)"
+    )
+    publish.add_argument("--to", type=Path, required=True, metavar="DIR", help="the site; an earlier one is replaced")
+    publish.add_argument(
+        "--merge",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="an export of others that joins the board",
+    )
+    publish.add_argument("--no-texts", action="store_true", help="leave out prompts and responses, keep the scores")
+    _places(publish)
+    verify = _command(commands, "verify", "Compute every figure of a published site again from its samples.")
+    verify.add_argument("export", type=Path, metavar="EXPORT", help="a folder that `harness publish` wrote")
     sql = _command(
         commands, "sql", "Ask the store, read-only: views suites, trials, scores, samples, profiles, training, …"
     )

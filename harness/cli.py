@@ -329,6 +329,33 @@ def _command_power(options: argparse.Namespace) -> int:
     return _DONE
 
 
+def _command_publish(options: argparse.Namespace) -> int:
+    from harness.publish import publish
+
+    if (kind := str(options.to).partition(":")[0]) in ("git", "hf"):
+        raise UserError(f"--to {kind}:… is not built yet: publish to a folder, and push that")
+    texts = not options.no_texts
+    found = publish(_store(options.results), options.sweeps, options.to, merge=options.merge, texts=texts)
+    print(f"{found.folder}: {found.entries} entries, {found.figures} figures; open index.html, or put it on any host")
+    if found.conflicts:
+        _say(f"{found.conflicts} entries are in conflict with others of the same name; the board lists both")
+    return _DONE
+
+
+def _command_verify(options: argparse.Namespace) -> int:
+    from harness.publish import verify
+
+    found = verify(options.export)
+    for one in found:
+        print(printable(str(one)))
+    print(
+        f"{options.export}: {len(found)} differ."
+        if found
+        else f"{options.export}: every figure is what its samples give."
+    )
+    return _FAILED if found else _DONE
+
+
 def _imported(name: str, options: argparse.Namespace) -> str:
     """The name itself, or where it is a folder the sweep that its lm-eval results are in the store."""
     folder = Path(name)
@@ -415,6 +442,8 @@ _COMMANDS = {
     "compare": _command_compare,
     "check": _command_check,
     "power": _command_power,
+    "publish": _command_publish,
+    "verify": _command_verify,
     "import": _command_import,
     "sql": _command_sql,
     "list": _command_list,

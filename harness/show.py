@@ -204,20 +204,34 @@ def show_list(what: str, data: str) -> None:
     console.print(table)
 
 
-def show_versus(versus: Versus) -> None:
-    """The paired table, and what to know before believing it."""
+def _wide() -> Console:
+    """For tables of figures, which cannot be read folded: a narrow terminal wraps their lines instead."""
     console = Console()
-    table = _table(*HEADERS)
+    console.width = max(console.width, 120)
+    return console
+
+
+def show_versus(versus: Versus) -> None:
+    """The paired table of each pair, and what to know before believing it."""
+    console = _wide()
+    shown = [place for place, header in enumerate(HEADERS) if header not in ("first − second", "seeds")]
+    pairs: dict[str, list[list[str]]] = {}
     for row in versus.rows:
-        table.add_row(*map(escape, cells(row)))
-    console.print(table)
+        one = cells(row)
+        pairs.setdefault(f"{one[0]}, {one[HEADERS.index('seeds')]} seeds", []).append([one[place] for place in shown])
+    for pair, rows in pairs.items():
+        console.print(printable(pair), markup=False, style="bold")
+        table = _table(*(HEADERS[place] for place in shown))
+        for one in rows:
+            table.add_row(*map(escape, one))
+        console.print(table, "")
     for warning in versus.warnings:
-        console.print(printable(f"warning: {warning}"), markup=False)
+        console.print(printable(f"warning: {warning}"), markup=False, soft_wrap=True)
 
 
 def show_needs(sweep: str, effect: float, needs: Sequence[Need]) -> None:
     """How many documents and seeds would resolve the effect, for each pair of recipes and figure."""
-    console = Console()
+    console = _wide()
     console.print(
         printable(
             f"{sweep}: final documents that resolve a difference of {effect:g} with a chance of 80 % "

@@ -39,6 +39,8 @@ def test_command_line_is_frozen() -> None:
         "compare": ["--results", "--to", "names"],
         "check": ["--against", "--results", "sweep"],
         "power": ["--effect", "--results", "sweep"],
+        "publish": ["--merge", "--no-texts", "--results", "--to", "sweeps"],
+        "verify": ["export"],
         "import": ["--allow-mismatch", "--name", "--results", "folder", "kind"],
         "sql": ["--format", "--results", "query"],
         "list": ["--data", "what"],
