@@ -1,9 +1,7 @@
 """Opening the database file: briefly, with a bounded wait while another process or thread has it."""
 
-import atexit
 import contextlib
 import fcntl
-import os
 import re
 import shlex
 import threading
@@ -27,21 +25,12 @@ LOCK_WAIT_SECONDS = 30.0
 # threads of one process take turns.
 _TURN = threading.RLock()
 
-# Instance of this process, to which files are attached: making one takes three times as long as to attach a file.
-_SHARED: "dict[int, duckdb.DuckDBPyConnection]" = {}
-_ALIAS = "harness_store"
-# Left to the interpreter's end, its binding would complain of a leak.
-atexit.register(_SHARED.clear)
-
 # "block" is in many messages about damage.
 _LOCKED = re.compile(r"\block\b", re.IGNORECASE)
 
 _Config = dict[str, str | bool | int | float | list[str]]
 
-# Python variables are never tables here: a query means the same wherever it is run.
-_PLAIN: _Config = {"python_enable_replacements": False}
 _SEALED: _Config = {
-    **_PLAIN,
     "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -73,12 +62,12 @@ def connect(
     """
     import duckdb
 
+    # Python variables are never tables here: a query means the same wherever it is run.
+    config: _Config = {"python_enable_replacements": False, **(_SEALED if sealed else {})}
     with _TURN:
-        connection = _open(path, write, sealed, LOCK_WAIT_SECONDS if wait is None else wait)
-        sound = False
+        connection = _open(path, write, config, LOCK_WAIT_SECONDS if wait is None else wait)
         try:
             yield connection
-            sound = True
         except duckdb.Error as error:
             if (problem := storage_error(error, path.parent, inside=True) or database_problem(error, path)) is not None:
                 raise problem from error
@@ -87,8 +76,6 @@ def connect(
             # What is committed is in the file or in its log by now; a full disk only keeps the log from being merged.
             with contextlib.suppress(duckdb.Error):
                 connection.close()
-            if not sealed:
-                _detach(sound)
 
 
 def database_problem(error: "duckdb.Error", path: Path) -> UnreadableError | None:
@@ -111,15 +98,14 @@ def _unreadable(path: Path, error: Exception) -> UnreadableError:
     )
 
 
-def _open(path: Path, write: bool, sealed: bool, wait: float) -> "duckdb.DuckDBPyConnection":
+def _open(path: Path, write: bool, config: _Config, wait: float) -> "duckdb.DuckDBPyConnection":
     import duckdb
 
     deadline = time.monotonic() + wait
     pause = 0.01
     while True:
         try:
-            # What seals an instance also keeps it from attaching anything.
-            return duckdb.connect(str(path), read_only=not write, config=_SEALED) if sealed else _attach(path, write)
+            return duckdb.connect(str(path), read_only=not write, config=config)
         except duckdb.Error as error:
             if refused := storage_error(error, path.parent, inside=True):
                 raise refused from error
@@ -132,37 +118,6 @@ def _open(path: Path, write: bool, sealed: bool, wait: float) -> "duckdb.DuckDBP
                 ) from error
         time.sleep(pause)
         pause = min(pause * 1.5, 0.25)
-
-
-def _attach(path: Path, write: bool) -> "duckdb.DuckDBPyConnection":
-    import duckdb
-
-    process = os.getpid()
-    if process not in _SHARED:
-        _SHARED[process] = duckdb.connect(":memory:", config=_PLAIN)
-    shared, quoted = _SHARED[process], str(path).replace("'", "''")
-    shared.execute(f"ATTACH '{quoted}' AS {_ALIAS} (TYPE duckdb, {'READ_WRITE' if write else 'READ_ONLY'})")
-    try:
-        connection = shared.cursor()
-        connection.execute(f"USE {_ALIAS}")
-    except BaseException:
-        _detach(sound=False)
-        raise
-    return connection
-
-
-def _detach(sound: bool) -> None:
-    """Let the file go; after an error with the whole instance, which DuckDB may have declared invalid."""
-    import duckdb
-
-    shared = _SHARED[os.getpid()]
-    if sound:
-        with contextlib.suppress(duckdb.Error):
-            shared.execute(f"DETACH {_ALIAS}")
-            return
-    del _SHARED[os.getpid()]
-    with contextlib.suppress(duckdb.Error):
-        shared.close()
 
 
 @contextlib.contextmanager

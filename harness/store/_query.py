@@ -38,7 +38,7 @@ def answer(
     Raises:
         UserError: no database yet, one of another version or damaged, not a single query, or DuckDB's own message.
     """
-    with _opened(database, wait, sealed=True) as connection:
+    with _opened(database, wait) as connection:
         return _ask(connection, database, sql, params)
 
 
@@ -59,7 +59,7 @@ class Reader:
         if self._own is not None and time.monotonic() - self._since > _KEPT_S:
             self.close()
         if self._own is None:
-            self._own = self._stack.enter_context(_opened(self._database, None, sealed=False))
+            self._own = self._stack.enter_context(_opened(self._database, None))
             self._since = time.monotonic()
         return _ask(self._own, self._database, sql, params)
 
@@ -70,10 +70,10 @@ class Reader:
 
 
 @contextlib.contextmanager
-def _opened(database: Path, wait: float | None, *, sealed: bool) -> "Iterator[duckdb.DuckDBPyConnection]":
+def _opened(database: Path, wait: float | None) -> "Iterator[duckdb.DuckDBPyConnection]":
     if not database.is_file():
         raise UserError(f"nothing has been measured under {database.parent} yet: run `harness sweep SUITE` first")
-    with connect(database, write=False, sealed=sealed, wait=wait) as connection:
+    with connect(database, write=False, sealed=True, wait=wait) as connection:
         made_by = recorded_fingerprint(connection)
         if made_by is None:
             raise UserError(f"{database} is empty: run `harness sweep SUITE` first")

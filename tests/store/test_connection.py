@@ -1,4 +1,4 @@
-"""Openings of the database share one instance of DuckDB: each file as if it were alone, and an error ends with it."""
+"""Openings of the database: each file as if it were alone, and an error ends with it."""
 
 import subprocess
 import sys

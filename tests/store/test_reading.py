@@ -84,10 +84,10 @@ def test_reading_keeps_one_opening_and_lets_a_writer_in_between(
     opened = 0
     real = query_module._opened
 
-    def counted(database: Path, wait: float | None, *, sealed: bool) -> object:
+    def counted(database: Path, wait: float | None) -> object:
         nonlocal opened
         opened += 1
-        return real(database, wait, sealed=sealed)
+        return real(database, wait)
 
     monkeypatch.setattr(query_module, "_opened", counted)
     with store.reading():
