@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness._documents import canonical_document, identities, metric_name
 from harness.errors import UserError
-from harness.foreign._documents import canonical_document, fits, identities, identities_by_hash
+from harness.foreign._documents import fits, identities_by_hash
 from harness.foreign._figures import aggregations, figures_of
 from harness.foreign._folder import TaskFile, config_of
 from harness.foreign._reading import Line, Lines, brief, cut_off, finite_number
@@ -265,7 +266,7 @@ def _rows(
                     "document": ids[number],
                     "half": "final",
                     "prompt_hash": sample.prompt_hash,
-                    "metric": _metric(name, used, by_filter),
+                    "metric": metric_name(name, used, by_filter),
                     "score": score,
                     "response": sample.response,
                     "expected": sample.expected,
@@ -275,12 +276,3 @@ def _rows(
                 if score is not None and f"{name},{used}" not in whole
             ]
     return rows, ours
-
-
-def _metric(metric: str, used: str, filters: Iterable[str]) -> str:
-    """As our own measurements name it: `exact_match` under `strict-match` is `exact_match_strict`."""
-    if used == "none":
-        return metric
-    short = used.partition("-")[0]
-    unique = sum(f.partition("-")[0] == short for f in filters) == 1
-    return f"{metric}_{short if unique else used}"

@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from harness._documents import canonical_document, identities, metric_name
 from harness.data import DataSource, Half, half_of
 from harness.errors import MeasurementError, UserError
 from harness.measure._index import (
@@ -66,7 +66,7 @@ class LeafTask:
         """What decides its scores beside the model: version, documents, prompts. Ready for a content key."""
         config = self.task.config
         shots = config.num_fewshot or 0
-        shown = [_canonical(d) for d in self.task.fewshot_docs() or []] if shots else []
+        shown = [canonical_document(d) for d in self.task.fewshot_docs() or []] if shots else []
         return {
             "version": str(self.task.VERSION),
             "lm_eval": importlib.metadata.version("lm_eval"),
@@ -74,12 +74,8 @@ class LeafTask:
             "n": len(self.documents),
             "num_fewshot": shots,
             "fewshot": _digest("\n".join(shown)),
-            "generation": _canonical(config.generation_kwargs or {}),
+            "generation": canonical_document(config.generation_kwargs or {}),
         }
-
-
-def _canonical(document: object) -> str:
-    return json.dumps(document, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
 
 
 def _digest(text: str, length: int = 32) -> str:
@@ -175,15 +171,8 @@ def _prepare(name: str, task: Any, settings: TaskSettings) -> LeafTask:  # noqa:
     docs = task.eval_docs
     count = len(docs) if settings.limit is None else min(settings.limit, len(docs))
     documents = [dict(docs[i]) for i in range(count)]
-    texts = [_canonical(d) for d in documents]
-    seen: dict[str, int] = {}
-    identities = []
-    for text in texts:
-        # Some benchmarks hold a document twice; each occurrence is a row of its own.
-        seen[text] = seen.get(text, 0) + 1
-        again = f"#{seen[text]}" if seen[text] > 1 else ""
-        identities.append(_digest(f"{name}\n{text}{again}", 16))
-    return LeafTask(name, task, documents, identities, [half_of(t) for t in texts])
+    texts = [canonical_document(d) for d in documents]
+    return LeafTask(name, task, documents, identities(name, texts), [half_of(t) for t in texts])
 
 
 def _check_first(leaf: LeafTask, source: DataSource) -> None:
@@ -310,7 +299,7 @@ def _rows(leaf: LeafTask, chosen: Sequence[int], samples: Sequence[Mapping[str, 
             if isinstance(value, tuple | list):
                 continue
             score = float(value)
-            name = _metric(metric, str(sample["filter"]), filters)
+            name = metric_name(metric, str(sample["filter"]), filters)
             if not math.isfinite(score):
                 raise MeasurementError(f"{leaf.name}: {name} is {score} for the document {leaf.identities[place]}")
             rows.append(
@@ -329,14 +318,6 @@ def _rows(leaf: LeafTask, chosen: Sequence[int], samples: Sequence[Mapping[str, 
         metrics = sorted({m for s in samples for m in s["metrics"]})
         raise MeasurementError(f"{leaf.name}: {', '.join(metrics)} has no score for each document")
     return rows
-
-
-def _metric(metric: str, used: str, filters: set[str]) -> str:
-    if used == "none":
-        return metric
-    short = used.partition("-")[0]
-    unique = sum(f.partition("-")[0] == short for f in filters) == 1
-    return f"{metric}_{short if unique else used}"
 
 
 def _check_responses(task: str, responses: Sequence[Sequence[Any]]) -> None:

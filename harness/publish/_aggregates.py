@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from harness.report._compare import bounds_of
 from harness.stats import Scores, crossed_interval, holm, paired_difference, rank_intervals, resolved
 
 if TYPE_CHECKING:
@@ -105,17 +106,9 @@ def figure(task: str, metric: str, found: Scores) -> Figure | None:
         median = repeats[middle] if len(repeats) % 2 else (repeats[middle - 1] + repeats[middle]) / 2
         return Figure(median, repeats[0], repeats[-1], len(repeats), seeds)
     mean = crossed_interval(table)
-    least, most = _range(metric)
+    least, most = bounds_of(metric)
     low, high = (b if math.isnan(b) else min(max(b, least), most) for b in (mean.low, mean.high))
     return Figure(mean.value, low, high, mean.n, seeds)
-
-
-def _range(metric: str) -> tuple[float, float]:
-    """What a metric cannot leave; as the report has it, whose figures these are."""
-    if metric == "helpfulness":
-        return 1.0, 10.0
-    shares = metric in ("gold_reward", "harmlessness") or metric.startswith(("acc", "exact_match"))
-    return (0.0, 1.0) if shares else (-math.inf, math.inf)
 
 
 def ranks(task: str, metric: str, entries: Mapping[str, Scores]) -> dict[str, tuple[int, int, int]]:

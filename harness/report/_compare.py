@@ -19,6 +19,7 @@ __all__ = [
     "against_base",
     "against_origin",
     "aspects",
+    "bounds_of",
     "compare_recipes",
     "estimate",
     "main_metrics",
@@ -89,7 +90,7 @@ def _crossed(seeds: dict[int, dict[str, float]]) -> Scores:
     return {d: [s[d] for s in seeds.values()] for d in sorted(common)}
 
 
-def _bounds(metric: str) -> tuple[float, float]:
+def bounds_of(metric: str) -> tuple[float, float]:
     """The range a metric cannot leave; an interval beyond it would say nothing more."""
     if metric == "helpfulness":
         return 1.0, 10.0
@@ -101,7 +102,7 @@ def _estimate(scores: Scores, metric: str = "") -> Estimate | None:
     if not scores:
         return None
     found = crossed_interval(scores)
-    least, most = _bounds(metric)
+    least, most = bounds_of(metric)
     # One document has no interval: its bounds stay unknown.
     low, high = (b if math.isnan(b) else min(max(b, least), most) for b in (found.low, found.high))
     return Estimate(found.value, low, high, found.n)

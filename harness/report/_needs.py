@@ -75,19 +75,12 @@ def _need(facts: Facts, a: Contender, b: Contender, group: str, metric: str, eff
         return None
     parts = variances({d: first[d] for d in shared}, {d: second[d] for d in shared})
     of_seeds = tuple(0.0 if who.is_base else v for who, v in zip((a, b), parts.seeds, strict=True))
-    unknown = [v for v in of_seeds if math.isnan(v)]
-    if unknown:
-        others = _seed_variances(facts, group, metric)
-        if not others:
-            parts = Variances(parts.document, (0.0, 0.0))
-        else:
-            typical = sum(others) / len(others)
-            parts = Variances(parts.document, _filled(of_seeds, typical))
-    else:
-        parts = Variances(parts.document, _filled(of_seeds, 0.0))
+    unknown = any(math.isnan(v) for v in of_seeds)
+    others = _seed_variances(facts, group, metric) if unknown else []
+    parts = Variances(parts.document, _filled(of_seeds, sum(others) / len(others) if others else 0.0))
     what = metric if group == "gold" else f"{group} {metric}"
     documents = needed(effect, parts, SEEDS)
-    return Need(a, b, what, difference.n, difference.seeds, detectable(difference), documents, bool(unknown))
+    return Need(a, b, what, difference.n, difference.seeds, detectable(difference), documents, unknown)
 
 
 def _filled(parts: Sequence[float], value: float) -> tuple[float, float]:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness._documents import canonical_document, identities
 from harness.foreign import import_lm_eval
-from harness.foreign._documents import canonical_document, fits, identities
+from harness.foreign._documents import fits
 from harness.foreign._folder import find_tasks
 from harness.foreign._provenance import scrubbed
 from harness.foreign._samples import read_samples
-from harness.measure.tasks import _canonical
 from harness.store import Store
 from tests.foreign import folders
 from tests.foreign.folders import sample
@@ -153,7 +153,7 @@ def test_a_document_that_went_through_lm_eval_is_the_same_document(document: dic
     logged = json.dumps({"doc": document}, default=handle_non_serializable, ensure_ascii=False)
     doc_hash = hash_string(json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False))
     back = json.loads(logged)["doc"]
-    assert canonical_document(back) == _canonical(document)
+    assert canonical_document(back) == canonical_document(document)
     assert fits(back, doc_hash)
     assert not fits({**back, "edited": 1}, doc_hash) or back == {**back, "edited": 1}
 
