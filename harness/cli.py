@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness._command_basics import BAD_INPUT, DONE, FAILED, INTERRUPTED, open_store, say
 from harness._commandline import build_parser
+from harness._comparing_commands import command_check, command_compare, command_import, command_power
 from harness._printable import printable
 from harness._secrets import redacted
 from harness.errors import StorageError, UserError
@@ -17,14 +19,11 @@ from harness.errors import StorageError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.foreign import Imported
     from harness.plan import Plan
-    from harness.store import Format, Store
+    from harness.store import Format
     from harness.suite import Suite
 
 __all__ = ["build_parser", "main"]
-
-_DONE, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,26 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[options.command](options)
     except UserError as error:
-        _say(str(error))
-        return _BAD_INPUT
+        say(str(error))
+        return BAD_INPUT
     except StorageError as error:
-        _say(str(error))
-        return _FAILED
+        say(str(error))
+        return FAILED
     except KeyboardInterrupt:
         again = shlex.join(["harness", *(sys.argv[1:] if arguments is None else arguments)])
-        _say(f"interrupted; what is finished is kept, the same command goes on: {again}")
-        return _INTERRUPTED
+        say(f"interrupted; what is finished is kept, the same command goes on: {again}")
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has gone (`harness sql … | head`); what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _DONE
+        return DONE
     except Exception as error:  # noqa: BLE001  # the last line of defence: the traceback goes to a file, not over the user
         return _unexpected(error, getattr(options, "results", Path("results")))
-
-
-def _say(text: str) -> None:
-    """A line on standard error; what came from elsewhere may hold secrets, or what a terminal would obey."""
-    print(printable(redacted(f"harness: {text}")), file=sys.stderr)
 
 
 def _unexpected(error: Exception, results: Path) -> int:
@@ -69,34 +63,18 @@ def _unexpected(error: Exception, results: Path) -> int:
         results.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as refused:
-        _say(f"{file} could not be written: {refused}\n{text}")
+        say(f"{file} could not be written: {refused}\n{text}")
     causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
     for cause in causes:
-        _say(f"{type(cause).__name__}: {cause}")
-    _say(f"this is a fault of the harness; its traceback is in {file}")
-    return _FAILED
+        say(f"{type(cause).__name__}: {cause}")
+    say(f"this is a fault of the harness; its traceback is in {file}")
+    return FAILED
 
 
 def _console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True, soft_wrap=True)
-
-
-def _store(results: Path) -> "Store":
-    """The store, up to date with its shards; nothing is made where nothing was ever run."""
-    from harness.store import Store
-
-    store = Store(results)
-    if store.shards.is_dir():
-        try:
-            store.ingest()
-        except StorageError as error:
-            # What is in the database can be read all the same; a sweep meets the same disk and says so.
-            if not store.ready():
-                raise
-            _say(f"the newest rows are not shown: {error}")
-    return store
 
 
 def _load(options: argparse.Namespace) -> "Suite":
@@ -130,10 +108,10 @@ def _plan(options: argparse.Namespace) -> "Plan":
 
         elsewhere = getattr(options, "executor", "local") != "local"
         facts = gather_facts(suite, say=say, skip_unavailable=options.skip_unavailable, elsewhere=elsewhere)
-        _store(options.results)
+        open_store(options.results)
         plan = make_plan(facts.suite, facts, options.results, look_ahead(facts, options.results))
     for name, reason in plan.skipped.items():
-        _say(f"skipped: target {name}: {reason}")
+        say(f"skipped: target {name}: {reason}")
     if problem := disk_problem(plan, options.results):
         raise UserError(problem)
     return plan
@@ -143,7 +121,7 @@ def _command_plan(options: argparse.Namespace) -> int:
     from harness.show import show_plan
 
     show_plan(_plan(options))
-    return _DONE
+    return DONE
 
 
 def _command_sweep(options: argparse.Namespace) -> int:
@@ -167,9 +145,9 @@ def _command_retry(options: argparse.Namespace) -> int:
     ended = find_ended(store, plan, **wanted)
     if not ended:
         print(f"Nothing to retry in {plan.sweep}.")
-        return _DONE
+        return DONE
     for one in ended:
-        _say(f"again: {one.words()}")
+        say(f"again: {one.words()}")
     code = _run(options, plan, lambda: reopen(store, plan.sweep, ended))
     close_unused(store, plan.sweep, ended)
     return code
@@ -198,19 +176,19 @@ def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] 
     print(printable(answer(store, plan.sweep)))
     print(f"\nReport: {page}")
     for missing in outcome.not_done:
-        _say(f"not done: {missing}")
+        say(f"not done: {missing}")
     if outcome.computed == 0:
         print("Nothing was left to compute.")
     for failure in outcome.failures:
-        _say(f"failed: {failure}")
+        say(f"failed: {failure}")
     if outcome.failures:
         where = (
             f"harness sql \"SELECT recipe, trial, seed, command, traceback FROM failures WHERE sweep = '{plan.sweep}'\""
         )
-        _say(f"tracebacks, and the command that runs each alone: {where}")
-        _say(f"to run them again and go on: harness retry {options.suite}")
-        return _FAILED
-    return _DONE
+        say(f"tracebacks, and the command that runs each alone: {where}")
+        say(f"to run them again and go on: harness retry {options.suite}")
+        return FAILED
+    return DONE
 
 
 def _slurm_options(given: Sequence[str]) -> dict[str, str]:
@@ -222,7 +200,7 @@ def _slurm_options(given: Sequence[str]) -> dict[str, str]:
 def _command_run_stage(options: argparse.Namespace) -> int:
     from harness.alone import run_alone
 
-    return _DONE if run_alone(options.spec, options.results) else _FAILED
+    return DONE if run_alone(options.spec, options.results) else FAILED
 
 
 def _command_gc(options: argparse.Namespace) -> int:
@@ -233,21 +211,21 @@ def _command_gc(options: argparse.Namespace) -> int:
     if not options.results.is_dir():
         raise UserError(f"no results folder {options.results}; name it with --results")
     with only_one(options.results, "harness gc"):
-        garbage = find_garbage(_store(options.results), superseded=options.superseded)
+        garbage = find_garbage(open_store(options.results), superseded=options.superseded)
         if not garbage:
             print("Nothing to remove.")
-            return _DONE
+            return DONE
         show_garbage(garbage)
         if not options.yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
             print("Nothing was removed: add --yes to remove them.")
-            return _DONE
+            return DONE
         if not options.yes and input("Remove them? Rows in the store stay. [y/N] ").strip().lower() not in ("y", "yes"):
             print("Nothing was removed.")
-            return _DONE
+            return DONE
         for one in garbage:
             remove(one)
     print(f"Removed {len(garbage)}.")
-    return _DONE
+    return DONE
 
 
 def _command_db(options: argparse.Namespace) -> int:
@@ -266,67 +244,26 @@ def _command_db(options: argparse.Namespace) -> int:
     for line in said:
         print(line)
     print(f"{store.database}: made anew from the shards, {rows} rows.")
-    return _DONE
+    return DONE
 
 
 def _command_status(options: argparse.Namespace) -> int:
     from harness.show import show_status
 
-    show_status(_store(options.results))
-    return _DONE
+    show_status(open_store(options.results))
+    return DONE
 
 
 def _command_report(options: argparse.Namespace) -> int:
     from harness.report import answer, write_report
     from harness.show import find_sweep
 
-    store = _store(options.results)
+    store = open_store(options.results)
     sweep = find_sweep(store, options.sweep)
     page = write_report(store, sweep, options.reports)
     print(printable(answer(store, sweep)))
     print(f"\nReport: {page}")
-    return _DONE
-
-
-def _command_compare(options: argparse.Namespace) -> int:
-    from harness.report import compare, write_comparison
-    from harness.show import show_versus
-
-    names = [_imported(name, options) for name in options.names]
-    versus = compare(_store(options.results), names)
-    show_versus(versus)
-    print(f"\nPage: {write_comparison(versus, options.to)}")
-    return _DONE
-
-
-def _command_check(options: argparse.Namespace) -> int:
-    from harness.report import against_baseline, regressed
-    from harness.show import find_sweep, show_versus
-
-    against = _imported(options.against, options)
-    store = _store(options.results)
-    versus = against_baseline(store, find_sweep(store, options.sweep), against)
-    show_versus(versus)
-    worse = regressed(versus)
-    for row in worse:
-        d = row.difference
-        _say(
-            f"regressed: {row.a.label} against {row.b.label} in {row.what}: {d.value:+.4f} [{d.low:.4f}, {d.high:.4f}]"
-        )
-    if worse:
-        return _FAILED
-    print("\nNo figure regressed; the column detectable says how large a change would have shown in each.")
-    return _DONE
-
-
-def _command_power(options: argparse.Namespace) -> int:
-    from harness.report import data_needed
-    from harness.show import find_sweep, show_needs
-
-    store = _store(options.results)
-    sweep = find_sweep(store, options.sweep)
-    show_needs(sweep, options.effect, data_needed(store, sweep, options.effect))
-    return _DONE
+    return DONE
 
 
 def _command_publish(options: argparse.Namespace) -> int:
@@ -335,11 +272,11 @@ def _command_publish(options: argparse.Namespace) -> int:
     if (kind := str(options.to).partition(":")[0]) in ("git", "hf"):
         raise UserError(f"--to {kind}:… is not built yet: publish to a folder, and push that")
     texts = not options.no_texts
-    found = publish(_store(options.results), options.sweeps, options.to, merge=options.merge, texts=texts)
+    found = publish(open_store(options.results), options.sweeps, options.to, merge=options.merge, texts=texts)
     print(f"{found.folder}: {found.entries} entries, {found.figures} figures; open index.html, or put it on any host")
     if found.conflicts:
-        _say(f"{found.conflicts} entries are in conflict with others of the same name; the board lists both")
-    return _DONE
+        say(f"{found.conflicts} entries are in conflict with others of the same name; the board lists both")
+    return DONE
 
 
 def _command_verify(options: argparse.Namespace) -> int:
@@ -353,42 +290,7 @@ def _command_verify(options: argparse.Namespace) -> int:
         if found
         else f"{options.export}: every figure is what its samples give."
     )
-    return _FAILED if found else _DONE
-
-
-def _imported(name: str, options: argparse.Namespace) -> str:
-    """The name itself, or where it is a folder the sweep that its lm-eval results are in the store."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return name
-    return _import_lm_eval(folder, options.results).sweep
-
-
-def _command_import(options: argparse.Namespace) -> int:
-    found = _import_lm_eval(options.folder, options.results, options.name, allow_mismatch=options.allow_mismatch)
-    tasks = ", ".join(f"{task} ({count} documents)" for task, count in found.tasks.items())
-    print(printable(f"{found.sweep}: {found.model}, {tasks}{'' if found.new else '; all of it was there already'}"))
-    print(f"harness compare {found.sweep} OTHER")
-    return _DONE
-
-
-def _import_lm_eval(
-    folder: Path, results: Path, name: str | None = None, *, allow_mismatch: bool = False
-) -> "Imported":
-    from harness._disk import results_problem
-    from harness.foreign import import_lm_eval
-    from harness.lock import only_one
-    from harness.store import Store
-
-    if problem := results_problem(results):
-        raise UserError(problem)
-    with only_one(results, "harness import"):
-        found = import_lm_eval(folder, Store(results), name, allow_mismatch=allow_mismatch)
-    for left, why in found.skipped.items():
-        _say(f"not imported: {left}: {why}")
-    for note in found.notes:
-        _say(note)
-    return found
+    return FAILED if found else DONE
 
 
 def _command_sql(options: argparse.Namespace) -> int:
@@ -398,17 +300,17 @@ def _command_sql(options: argparse.Namespace) -> int:
     form: Format = options.format or ("table" if terminal else "csv")
     if form == "parquet" and terminal:
         raise UserError("--format parquet writes bytes: redirect them to a file")
-    _store(options.results)
+    open_store(options.results)
     sys.stdout.buffer.write(run_sql(options.results, options.query, form))
     sys.stdout.flush()
-    return _DONE
+    return DONE
 
 
 def _command_list(options: argparse.Namespace) -> int:
     from harness.show import show_list
 
     show_list(options.what, options.data)
-    return _DONE
+    return DONE
 
 
 def _command_doctor(options: argparse.Namespace) -> int:
@@ -417,7 +319,7 @@ def _command_doctor(options: argparse.Namespace) -> int:
     from harness.doctor import diagnose, print_doctor
 
     print_doctor(Console(), diagnose(network=not options.offline))
-    return _DONE
+    return DONE
 
 
 def _command_schema(options: argparse.Namespace) -> int:
@@ -427,7 +329,7 @@ def _command_schema(options: argparse.Namespace) -> int:
 
     del options
     print(json.dumps(suite_json_schema(), indent=2, ensure_ascii=False))
-    return _DONE
+    return DONE
 
 
 _COMMANDS = {
@@ -439,12 +341,12 @@ _COMMANDS = {
     "db": _command_db,
     "status": _command_status,
     "report": _command_report,
-    "compare": _command_compare,
-    "check": _command_check,
-    "power": _command_power,
+    "compare": command_compare,
+    "check": command_check,
+    "power": command_power,
     "publish": _command_publish,
     "verify": _command_verify,
-    "import": _command_import,
+    "import": command_import,
     "sql": _command_sql,
     "list": _command_list,
     "doctor": _command_doctor,
