@@ -100,6 +100,16 @@ def _looking(commands: "_Commands") -> None:
         "sweep", nargs="?", metavar="SUITE|SWEEP", help="a suite's file or name, or a sweep (default: the latest)"
     )
     report.add_argument("--reports", type=Path, default=Path("reports"), help="where it goes (default: reports)")
+    report.add_argument("--open", action="store_true", help="show it in the browser")
+    report.add_argument(
+        "--format",
+        choices=["html", "md"],
+        default="html",
+        help="md: Markdown for a pull request, on standard output (default: html)",
+    )
+    report.add_argument(
+        "--check-artifacts", action="store_true", help="read the final models whole and compare their digests"
+    )
     _places(report)
     compare = _command(commands, "compare", "Set models against each other on every figure they share, paired.")
     compare.add_argument(

@@ -156,7 +156,7 @@ def _command_retry(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] = lambda: None) -> int:
     import asyncio
 
-    from harness.report import answer, write_report
+    from harness.report import answer, validity, write_report
     from harness.running import run_plan
     from harness.store import Store
 
@@ -172,7 +172,8 @@ def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] 
         )
     )
     store = Store(options.results)
-    page = write_report(store, plan.sweep, options.reports)
+    found = validity(store, plan.sweep)
+    page = write_report(store, plan.sweep, options.reports, found=found)
     print(printable(answer(store, plan.sweep)))
     print(f"\nReport: {page}")
     for missing in outcome.not_done:
@@ -255,15 +256,30 @@ def _command_status(options: argparse.Namespace) -> int:
 
 
 def _command_report(options: argparse.Namespace) -> int:
-    from harness.report import answer, write_report
+    from harness.report import answer, report_markdown, validity, write_report
     from harness.show import find_sweep
 
     store = open_store(options.results)
     sweep = find_sweep(store, options.sweep)
-    page = write_report(store, sweep, options.reports)
+    found = validity(store, sweep, artifacts=options.check_artifacts)
+    if options.format == "md":
+        if options.open:
+            raise UserError("--open shows a page in a browser; --format md writes text to standard output")
+        print(printable(report_markdown(store, sweep, found=found)), end="")
+        return DONE
+    page = write_report(store, sweep, options.reports, found=found)
     print(printable(answer(store, sweep)))
     print(f"\nReport: {page}")
+    if options.open:
+        _open(page)
     return DONE
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        say(f"no browser could be started; open {page} yourself")
 
 
 def _command_publish(options: argparse.Namespace) -> int:

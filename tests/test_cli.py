@@ -35,7 +35,7 @@ def test_command_line_is_frozen() -> None:
         "gc": ["--results", "--superseded", "--yes"],
         "db": ["--results", "action"],
         "status": ["--results"],
-        "report": ["--reports", "--results", "sweep"],
+        "report": ["--check-artifacts", "--format", "--open", "--reports", "--results", "sweep"],
         "compare": ["--results", "--to", "names"],
         "check": ["--against", "--results", "sweep"],
         "power": ["--effect", "--results", "sweep"],

@@ -11,6 +11,7 @@ from harness.report._needs import data_needed
 from harness.report._regressions import against_baseline, regressed
 
 if TYPE_CHECKING:
+    from harness.gates import Checked
     from harness.report._queries import Facts
     from harness.report._versus import Versus
     from harness.store import Store
@@ -21,6 +22,8 @@ __all__ = [
     "compare",
     "data_needed",
     "regressed",
+    "report_markdown",
+    "validity",
     "write_comparison",
     "write_report",
 ]
@@ -30,7 +33,13 @@ SAMPLES = 120
 
 
 def write_report(
-    store: "Store", sweep: str, out: Path, *, samples: int = SAMPLES, now: datetime.datetime | None = None
+    store: "Store",
+    sweep: str,
+    out: Path,
+    *,
+    found: "Checked | None" = None,
+    samples: int = SAMPLES,
+    now: datetime.datetime | None = None,
 ) -> Path:
     """Write a sweep's report, finished or not, and return where it is.
 
@@ -38,6 +47,7 @@ def write_report(
         store: its shards are ingested first.
         sweep: the sweep's id.
         out: a folder, in which `<suite>.html` is written anew each time, or a path that ends in `.html`.
+        found: what the validity gates said (`validity`); None asks them now, without documents and artifacts.
         samples: documents in the sample browser at most, shared between the tasks.
         now: the time that stands in the page; the present one if not given.
 
@@ -52,9 +62,34 @@ def write_report(
     path = Path(out)
     if path.suffix.lower() != ".html":
         path /= f"{facts.suite}.html"
-    text = page(store, facts, samples=samples, now=now or datetime.datetime.now(datetime.UTC))
+    text = page(store, facts, found=found, samples=samples, now=now or datetime.datetime.now(datetime.UTC))
     _write(path, text)
     return path
+
+
+def report_markdown(store: "Store", sweep: str, *, found: "Checked | None" = None) -> str:
+    """The report of a sweep as Markdown for a pull request; arguments and errors as for `write_report`."""
+    from harness.gates import check
+    from harness.report._markdown import markdown
+
+    facts = _facts(store, sweep)
+    return markdown(facts, check(store, sweep) if found is None else found)
+
+
+def validity(store: "Store", sweep: str, *, artifacts: bool = False) -> "Checked":
+    """What the validity gates say of a sweep. Main thread only: reading documents changes the current folder meanwhile.
+
+    Args:
+        store: its shards are ingested first.
+        sweep: the sweep's id.
+        artifacts: also read the artifacts of the final runs whole, for their digest.
+
+    Raises:
+        UserError: no such sweep.
+    """
+    from harness.report._validity import checked
+
+    return checked(store, _facts(store, sweep), artifacts=artifacts)
 
 
 def compare(store: "Store", names: Sequence[str]) -> "Versus":

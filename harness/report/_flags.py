@@ -25,9 +25,7 @@ def flags(store: "Store", facts: Facts, found: Checked | None = None) -> Html:
     """
     if found is None:
         found = check(store, facts.sweep)
-    return join(
-        tag("h3", "Validity"), tag("p", _summary(found), class_="lead"), _found(facts, found), _not(facts, found)
-    )
+    return join(tag("p", _summary(found), class_="lead"), _found(facts, found), _not(facts, found))
 
 
 def _summary(found: Checked) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.report._document import document, navigation, part
 from harness.report._figures import benchmarks, frontier, overoptimisation, profiles, ratings
+from harness.report._flags import flags
 from harness.report._html import Html, json_script, tag
 from harness.report._plot import Figure, checked, render
 from harness.report._provenance import failures, provenance
@@ -19,6 +20,7 @@ from harness.report._variants import variants
 from harness.report._words import Words, words
 
 if TYPE_CHECKING:
+    from harness.gates import Checked
     from harness.store import Store
 
 __all__ = ["page"]
@@ -44,11 +46,12 @@ def _answer(facts: Facts, said: Words) -> Html:
     )
 
 
-def page(store: "Store", facts: Facts, *, samples: int, now: datetime.datetime) -> str:
+def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int, now: datetime.datetime) -> str:
     """The whole HTML text.
 
     Args:
         store: for the texts of the samples, which are read last and only as many as are shown.
+        found: what the validity gates said; None asks them.
         samples: documents in the sample browser at most.
         now: the time that stands in the page.
     """
@@ -63,6 +66,7 @@ def page(store: "Store", facts: Facts, *, samples: int, now: datetime.datetime) 
 
     parts = [
         _answer(facts, words(facts)),
+        part("validity", "Validity", None, flags(store, facts, found)),
         part("recipes", "Recipes", None, recipe_table(facts)),
         part("reward", "Reward and movement", None, place(frontier), place(overoptimisation)),
         part("quality", "What was kept and lost", None, place(benchmarks), place(ratings)),
@@ -81,6 +85,7 @@ def _document(facts: Facts, parts: Sequence[Html], data: Html, now: datetime.dat
     question = facts.question or f"Suite {facts.suite}"
     links = [
         ("answer", "Answer"),
+        ("validity", "Validity"),
         ("recipes", "Recipes"),
         ("reward", "Reward and KL"),
         ("quality", "Benchmarks"),

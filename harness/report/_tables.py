@@ -18,6 +18,7 @@ from harness.report._compare import (
 from harness.report._html import Html, Table, join, number, table, tag
 from harness.report._plot import Estimate, empty
 from harness.report._queries import Contender, Facts
+from harness.report._rank import places
 from harness.report._runs import settings_text
 from harness.report._words import cost_of, difference_text, duration, span
 
@@ -150,6 +151,9 @@ def _cells(facts: Facts, who: Contender) -> list[tuple[str, object]]:
     import polars as pl
 
     cells: list[tuple[str, object]] = []
+    if (objective := next(iter(facts.objectives), None)) is not None:
+        place = places(facts, objective).get(who.label)
+        cells.append((f"rank by {objective}", place and place.text()))
     for metric, name in (
         ("gold_reward", "gold reward"),
         ("rm_reward", "reward model"),
@@ -196,8 +200,9 @@ def recipe_table(facts: Facts) -> Html:
         if any(v is not None for v in values):
             rows.append([tag("strong", name), *values])
     note = (
-        "Means over the final half of the documents and all seeds, with 95 % intervals; latency and memory are "
-        "medians with the lowest and highest repeat; training is wall time. Scores on target "
+        "A rank stands with the ranks that the data leave open. Means are over the final half of the documents and "
+        "all seeds, with 95 % intervals; latency and memory are medians with the lowest and highest repeat; training "
+        "is wall time. Scores on target "
         f"{facts.target or 'none yet'}{_elsewhere(facts)}."
     )
     return join(table(Table(["", *(c.label for c in facts.contenders)], rows)), tag("p", note, class_="fine"))

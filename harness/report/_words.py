@@ -25,7 +25,7 @@ from harness.rungs import HopelessError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Words", "cost_of", "counted", "difference_text", "duration", "span", "words"]
+__all__ = ["Words", "cost_of", "counted", "difference_text", "duration", "listed", "span", "words"]
 
 _SHOWN_PAIRS = 4
 _NAMED = 12
