@@ -11,10 +11,12 @@ from harness.report._html import Html, json_script, tag
 from harness.report._plot import Figure, checked, render
 from harness.report._provenance import failures, provenance
 from harness.report._queries import Facts
-from harness.report._runs import importances, search, training
 from harness.report._samples import sample_browser
+from harness.report._search import search
+from harness.report._sensitivity import importances
 from harness.report._tables import comparison_tables, recipe_table
 from harness.report._tradeoffs import tradeoffs
+from harness.report._training import training
 from harness.report._training_cost import training_cost
 from harness.report._variants import variants
 from harness.report._words import Words, words

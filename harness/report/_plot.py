@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from harness.report._html import Html, Table, join, lines_for_plotly, table, tag, text_for_plotly
 
@@ -24,6 +25,9 @@ __all__ = [
 # Each at least 3:1 against both the white and the dark ground; the grey is the base model's.
 COLOURS = ("#7f8792", "#2f80d8", "#d9722b", "#2a9d6b", "#a06ad9", "#d84a6f", "#1f97a8", "#94851f")
 _PATTERNS = ("", "/", "x", ".")
+_BAND = 0.16
+"""Opacity of a band: the lines under several of them stay visible on the white and on the dark ground."""
+_MARKS_OF_A_LINE = 8
 _SYMBOLS = ("diamond", "circle", "square", "triangle-up", "cross", "star", "hexagon", "pentagon")
 
 
@@ -39,7 +43,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Point:
-    """One mark. `x` and `y` are values or names; `spread_*` the ends of an interval; `lines` the hover text."""
+    """One mark. `x` and `y` are values or names; `spread_*` the ends of an interval; `lines` the hover text.
+
+    An end that is not finite is unknown: a bar is then left out, a band ends at the line on that side.
+    """
 
     x: float | str
     y: float
@@ -50,7 +57,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that share a name in the legend and a look; `colour` is an index, 0 the base model's."""
+    """Points that share a name in the legend and a look; `colour` is an index, 0 the base model's.
+
+    A `joined` one is a line, its intervals in y a band around it; `steps`: the line keeps a value until the next.
+    """
 
     name: str
     colour: int
@@ -59,6 +69,7 @@ class Series:
     opacity: float = 1.0
     hollow: bool = False
     joined: bool = False
+    steps: bool = False
     legend: bool = True
     axis: int = 1
 
@@ -120,14 +131,55 @@ def _errors(points: Sequence[Point], which: str) -> dict[str, object] | None:
     }
 
 
-def scatter(series: Sequence[Series], x: str, y: str, **layout: object) -> Variant:
-    """Marks or lines of points; several series may share a name (one legend entry switches them together)."""
+def _bands(one: Series) -> list[dict[str, object]]:
+    """A filled area for each stretch of a line's points that have an interval."""
+    colour, _ = style_of(one.colour)
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     traces: list[dict[str, object]] = []
+    for known, part in groupby(one.points, lambda p: p.spread_y is not None and any(map(math.isfinite, p.spread_y))):
+        stretch = list(part)
+        if not known or len(stretch) < 2:
+            continue
+        low, high = ([_or(p.spread_y[end], p.y) for p in stretch if p.spread_y] for end in (0, 1))
+        places = [p.x for p in stretch]
+        if one.steps:
+            places = [x for pair in zip(places, [*places[1:], places[-1]], strict=True) for x in pair]
+            low, high = ([v for v in side for _ in range(2)] for side in (low, high))
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "legendgroup": text_for_plotly(one.name),
+                "showlegend": False,
+                "x": [*places, *reversed(places)],
+                "y": [*low, *reversed(high)],
+                "fill": "toself",
+                "fillcolor": f"rgba({red},{green},{blue},{_BAND})",
+                "hoverinfo": "skip",
+                "line": {"width": 0},
+            }
+        )
+    return traces
+
+
+def _or(value: float, otherwise: float) -> float:
+    return value if math.isfinite(value) else otherwise
+
+
+def scatter(series: Sequence[Series], x: str, y: str, **layout: object) -> Variant:
+    """Marks or lines of points; several series may share a name (one legend entry switches them together).
+
+    A line has a few marks of its series' symbol on it, which tell it from others where colours do not; a faint one
+    has none.
+    """
+    # Areas come first, so that no line or mark lies under one.
+    traces = [band for one in series if one.joined for band in _bands(one)]
     for one in series:
         colour, symbol = style_of(one.colour)
+        line = one.joined and len(one.points) > 1
         trace: dict[str, object] = {
             "type": "scatter",
-            "mode": "lines" if one.joined and len(one.points) > 1 else "markers",
+            "mode": "markers" if not line else "lines+markers" if one.opacity == 1 else "lines",
             "name": text_for_plotly(one.name),
             "legendgroup": text_for_plotly(one.name),
             "showlegend": one.legend,
@@ -136,21 +188,25 @@ def scatter(series: Sequence[Series], x: str, y: str, **layout: object) -> Varia
             "hovertext": [lines_for_plotly(p.lines) for p in one.points],
             "hoverinfo": "text",
             "opacity": one.opacity,
-            "line": {"color": colour, "width": 1.8},
+            "line": {"color": colour, "width": 1.8} | ({"shape": "hv"} if one.steps else {}),
             "marker": {
                 "color": colour,
                 "size": one.size,
                 "symbol": f"{symbol}-open" if one.hollow else symbol,
                 "line": {"color": colour, "width": 1.4 if one.hollow else 0},
-            },
+            }
+            | ({"maxdisplayed": _MARKS_OF_A_LINE} if line else {}),
         }
         if one.axis > 1:
             trace |= {"xaxis": f"x{one.axis}", "yaxis": f"y{one.axis}"}
-        for which in ("x", "y"):
+        for which in ("x",) if line else ("x", "y"):
             if (errors := _errors(one.points, which)) is not None:
                 trace[f"error_{which}"] = errors | {"color": colour}
         traces.append(trace)
-    base: dict[str, object] = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
+    base: dict[str, object] = {
+        "xaxis": {"title": {"text": text_for_plotly(x)}},
+        "yaxis": {"title": {"text": text_for_plotly(y)}},
+    }
     return Variant("", traces, base | layout)
 
 

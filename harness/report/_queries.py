@@ -72,6 +72,15 @@ _TRAINING = f"""
     SELECT * FROM training WHERE sweep = $sweep AND stage IN (SELECT stage FROM shown)
     ORDER BY method, metric, recipe, model, trial, seed, step
 """
+# What measuring each tuning trial took, whoever measured it.
+_MEASURING = """
+    SELECT l.recipe, l.model, l.trial, l.seed, sum(m.seconds) AS seconds
+    FROM (
+        SELECT DISTINCT recipe, model, trial, seed, measurement FROM raw.measurement_links
+        WHERE sweep = $sweep AND phase = 'tune'
+    ) l JOIN raw.measurements m USING (measurement)
+    GROUP BY ALL
+"""
 _FALLBACKS = """
     SELECT DISTINCT l.recipe, l.model, json_extract_string(m.settings, '$.scorer_fallback') AS reason
     FROM raw.measurement_links l JOIN raw.measurements m USING (measurement)
@@ -123,6 +132,8 @@ class Facts:
     """Of all final runs, and of some of the tuning runs (`TUNING_CURVES`)."""
     lineage: "pl.DataFrame"
     stages: "pl.DataFrame"
+    measuring: "pl.DataFrame"
+    """The seconds that measuring each tuning trial took."""
     failures: "pl.DataFrame"
     environments: "pl.DataFrame"
     fallbacks: "pl.DataFrame"
@@ -331,6 +342,7 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         training=of_sweep(_TRAINING),
         lineage=lineage,
         stages=stages,
+        measuring=of_sweep(_MEASURING),
         failures=of_sweep("SELECT * FROM failures WHERE sweep = $sweep ORDER BY recorded_at"),
         environments=environments.filter(pl.col("environment").is_in(list(used))),
         fallbacks=of_sweep(_FALLBACKS),

@@ -19,7 +19,7 @@ from harness.report._html import Html, Table, join, number, table, tag
 from harness.report._plot import Estimate, empty
 from harness.report._queries import Contender, Facts
 from harness.report._rank import places
-from harness.report._runs import settings_text
+from harness.report._search import settings_text
 from harness.report._words import cost_of, difference_text, duration, span
 
 __all__ = ["comparison_tables", "recipe_table"]

@@ -10,6 +10,7 @@ from harness.report._compare import objective_scores, objective_source
 from harness.report._html import Html, Table, number
 from harness.report._plot import Figure, Point, Series, empty, scatter
 from harness.report._queries import Contender, Facts
+from harness.report._volume import BEYOND, volume_lost
 from harness.targets import Target
 
 if TYPE_CHECKING:
@@ -43,13 +44,17 @@ class _Variant:
 
 @dataclass(frozen=True)
 class _Front:
-    """The variants, and of those that pass the gate the share of resamples on the front, and who is on it."""
+    """The variants; of those that pass the gate the share of resamples on the front, and who is on it.
+
+    `lost`: recipe → the share of the hypervolume that the front has only by it, with its interval.
+    """
 
     objective: str
     variants: "list[_Variant]"
     gate: float
     shares: dict[str, float]
     members: set[str]
+    lost: dict[str, tuple[float, float, float]]
 
 
 def _front(facts: Facts) -> _Front | None:
@@ -60,8 +65,7 @@ def _front(facts: Facts) -> _Front | None:
         found = None
         if objective is not None:
             variants = _variants(facts, objective)
-            shares, members = _membership(facts, variants, objective)
-            found = _Front(objective, variants, _gate(facts), shares, members)
+            found = _compared(facts, variants, objective)
         facts.cache[key] = found
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
@@ -101,7 +105,7 @@ def tradeoffs(facts: Facts) -> Figure | Html:
     objective, variants, gate = found.objective, found.variants, found.gate
     if len(variants) < _FEWEST:
         return empty(title, "Fewer than two recipes have both a final quality and a profile so far.")
-    shares, on_front = found.shares, found.members
+    shares = found.shares
     drawings = []
     for axis, label in _AXES.items():
         shown = [v for v in variants if axis in v.costs]
@@ -131,11 +135,11 @@ def tradeoffs(facts: Facts) -> Figure | Html:
         "bootstrap intervals. Hollow marks fail the quality gate: less than "
         f"{gate:.1%} of the untouched base model's quality on target {facts.target}, so their speed does not count. "
         "The front is that of quality, latency and memory together, among the variants that pass; its share is that of "
-        f"{_RESAMPLES} bootstrap resamples (documents, the same for all, and repeats) in which the variant is on it."
+        f"{_RESAMPLES} bootstrap resamples (documents, the same for all, and repeats) in which the variant is on it. "
+        "What the front would lose without a recipe is its share of the hypervolume, the volume in quality, latency "
+        f"and memory that the compared variants dominate, up to a corner {BEYOND:.0%} of their range beyond the worst."
     )
-    return Figure(
-        "tradeoffs", title, caption, drawings, _table(facts, variants, objective, gate, shares, on_front), "Cost"
-    )
+    return Figure("tradeoffs", title, caption, drawings, _table(facts, found), "Cost")
 
 
 def _gate(facts: Facts) -> float:
@@ -233,22 +237,21 @@ def _costs(facts: Facts, label: str, target: str, setting: str, generator: "np.r
     return found
 
 
-def _membership(facts: Facts, variants: list[_Variant], objective: str) -> tuple[dict[str, float], set[str]]:
+def _compared(facts: Facts, variants: list[_Variant], objective: str) -> _Front:
     import numpy as np
 
     sign = 1.0 if facts.objectives.get(objective) == "minimize" else -1.0
     gate = _gate(facts)
     shown = [v for v in variants if v.ratio[0] >= gate and "memory" in v.costs]
     if not shown:
-        return {}, set()
+        return _Front(objective, variants, gate, {}, set(), {})
     # [1 + resamples, variants, axes]
     points = np.stack([np.stack([sign * v.quality, v.costs["e2e_ms"], v.costs["memory"]], -1) for v in shown], 1)
-    shares = membership(points[1:])
-    there = front(points[0])
-    return (
-        {v.name: float(s) for v, s in zip(shown, shares, strict=True)},
-        {v.name for v, yes in zip(shown, there, strict=True) if yes},
-    )
+    names = [v.name for v in shown]
+    shares = dict(zip(names, membership(points[1:]).tolist(), strict=True))
+    members = {name for name, yes in zip(names, front(points[0]), strict=True) if yes}
+    lost = volume_lost(points, [v.who.label for v in shown])
+    return _Front(objective, variants, gate, shares, members, lost)
 
 
 def _interval(draws: "npt.NDArray[np.float64]") -> tuple[float, float]:
@@ -263,37 +266,40 @@ def _span(draws: "npt.NDArray[np.float64]") -> str:
     return f"{number(float(draws[0]))} [{number(low)}, {number(high)}]"
 
 
-def _table(
-    facts: Facts, variants: list[_Variant], objective: str, gate: float, shares: dict[str, float], on_front: set[str]
-) -> Table:
+def _table(facts: Facts, found: _Front) -> Table:
     rows: list[list[object]] = []
-    for v in variants:
+    for v in found.variants:
+        on = None
+        if v.name in found.shares:
+            on = f"{'yes' if v.name in found.members else 'no'}, {found.shares[v.name]:.0%}"
         rows.append(
             [
                 v.who.label,
                 v.target,
                 _span(v.quality),
                 _span(v.ratio),
-                "passes" if v.ratio[0] >= gate else "fails",
+                "passes" if v.ratio[0] >= found.gate else "fails",
                 number(float(v.costs["e2e_ms"][0])),
                 _span(v.speedup),
                 number(float(v.costs["memory"][0])) if "memory" in v.costs else None,
                 number(float(v.costs["weight_mb"][0])) if "weight_mb" in v.costs else None,
-                ("yes, " if v.name in on_front else "no, ") + f"{shares[v.name]:.0%}" if v.name in shares else None,
+                on,
+                None if on is None else "{:.0%} [{:.0%}, {:.0%}]".format(*found.lost[v.who.label]),
             ]
         )
     return Table(
         [
             "recipe",
             "target",
-            f"{objective}, 95 %",
+            f"{found.objective}, 95 %",
             "of the base model's",
-            f"gate {gate:.1%}",
+            f"gate {found.gate:.1%}",
             "latency, ms",
             f"speed-up over base on {facts.target}",
             "peak memory, MiB",
             "weights, MiB",
             "on the front",
+            "front's loss without the recipe, 95 %",
         ],
         rows,
     )

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pytest
 
 from harness.report._html import Html
 from harness.report._plot import Figure
 from harness.report._queries import read_facts
 from harness.report._tradeoffs import front_sentences, tradeoffs
+from harness.report._volume import volume_lost
 from harness.store import Store
 from tests.report.stores import derive, keep
 from tests.store.scenario import SWEEP
@@ -82,3 +85,38 @@ def test_without_profiles_the_page_says_so(store: Store, tmp_path: Path) -> None
     found = tradeoffs(read_facts(bare, SWEEP))
     assert isinstance(found, Html)
     assert "profile" in str(found)
+
+
+def test_what_the_front_would_lose_is_the_volume_only_one_owner_dominates() -> None:
+    # Of two by two: a dominates [0, 2] × [1, 2], b dominates [1, 2] × [0, 2]; the corner [1, 2] × [1, 2] both.
+    points = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    draws = np.stack([points, points])
+    lost = volume_lost(draws, ["a", "b", "c"])
+    # The reference lies a tenth of the range beyond the worst, at 1.1 on both axes.
+    whole = 1.1 * 0.1 + 0.1 * 1.0
+    assert lost["a"] == pytest.approx(((0.1 * 1.0) / whole,) * 3)
+    assert lost["b"] == pytest.approx(((0.1 * 1.0) / whole,) * 3)
+    assert lost["c"] == (0.0, 0.0, 0.0)
+    # Of one owner's points either may go without loss, of both together all is lost.
+    assert volume_lost(draws, ["a", "a", "a"])["a"][0] == pytest.approx(1.0)
+
+
+def test_the_volume_lost_has_an_interval_over_the_draws() -> None:
+    random = np.random.default_rng(0)
+    points = np.array([[0.0, 1.0, 5.0], [1.0, 0.0, 5.0]])
+    draws = np.concatenate([points[None], points + random.normal(0, 0.2, (300, 2, 3))])
+    value, low, high = volume_lost(draws, ["a", "b"])["a"]
+    assert low < value < high
+    still = volume_lost(np.stack([points] * 3), ["a", "b"])["a"]
+    assert still[1] == still[0] == still[2]
+
+
+def test_the_table_says_what_the_front_would_lose(store: Store) -> None:
+    rows = _rows(_figure(store))
+    shown = {r: row["front's loss without the recipe, 95 %"] for (r, _), row in rows.items()}
+    compared = {r for (r, _), row in rows.items() if row["on the front"] is not None}
+    assert all(re.fullmatch(r"\d+% \[\d+%, \d+%\]", str(shown[r])) for r in compared)
+    dominated = [r for (r, _), row in rows.items() if str(row["on the front"]).startswith("no, 0%")]
+    on_front = {r for (r, _), row in rows.items() if str(row["on the front"]).startswith("yes")}
+    assert on_front
+    assert all(str(shown[r]).startswith("0%") for r in dominated if r not in on_front)
