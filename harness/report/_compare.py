@@ -1,17 +1,28 @@
 """What the data say: each contender's figures, and the differences between contenders, paired by document.
 
-Final figures only: the documents that tuning never saw, the chosen settings, all seeds.
+Final figures only: the documents that tuning never saw, the chosen settings, all seeds. Where a benchmark is made of
+five tasks or more (MMLU's subjects), its intervals go by these and not by single documents, whose answers within a
+subject are alike: cluster-robust, see `harness.stats.cluster_difference`. Fewer tasks are no sample of tasks.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from harness.objectives import main_metric
 from harness.report._plot import Estimate
 from harness.report._queries import Contender, Facts
-from harness.stats import Difference, Verdict, crossed_interval, holm, paired_difference, resolved
+from harness.stats import (
+    Difference,
+    Verdict,
+    cluster_difference,
+    cluster_interval,
+    crossed_interval,
+    holm,
+    paired_difference,
+    resolved,
+)
 
 __all__ = [
     "Comparison",
@@ -20,9 +31,12 @@ __all__ = [
     "against_origin",
     "aspects",
     "bounds_of",
+    "changed_share",
     "compare_recipes",
     "estimate",
+    "family",
     "main_metrics",
+    "measures",
     "objective_estimate",
     "objective_scores",
     "objective_source",
@@ -30,13 +44,17 @@ __all__ = [
     "paired",
     "scores_of",
     "shared_documents",
+    "subjects_of",
 ]
 
 _GOLD = ("gold_reward", "rm_reward", "kl")
 _JUDGED = ("helpfulness", "harmlessness")
+_SUBJECTS = 5
+"""So many tasks under one name, or more, are taken for a sample of such tasks."""
 
 Scores = dict[str, list[float]]
-"""Document → its scores over the seeds, in the order of the seeds."""
+"""Document → its scores over the seeds, in the order of the seeds. A document is named `task/document`; where several
+benchmarks are mixed there is no slash in it."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +116,17 @@ def bounds_of(metric: str) -> tuple[float, float]:
     return (0.0, 1.0) if shares else (-math.inf, math.inf)
 
 
+def subjects_of(documents: Iterable[str]) -> dict[str, str]:
+    """Document → the task of its benchmark that it belongs to; {} where too few tasks stand under the name."""
+    found = {d: d.rpartition("/")[0] for d in documents}
+    return found if len(set(found.values())) >= _SUBJECTS else {}
+
+
 def _estimate(scores: Scores, metric: str = "") -> Estimate | None:
     if not scores:
         return None
-    found = crossed_interval(scores)
+    subjects = subjects_of(scores)
+    found = cluster_interval(scores, subjects) if subjects else crossed_interval(scores)
     least, most = bounds_of(metric)
     # One document has no interval: its bounds stay unknown.
     low, high = (b if math.isnan(b) else min(max(b, least), most) for b in (found.low, found.high))
@@ -176,7 +201,7 @@ def _objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
     # Every task weighs the same in the mean, however many documents it has.
     weights = [total / (len(parts) * len(p)) for p in parts]
     return {
-        f"{group}:{d}": [w * v for v in values]
+        f"{group}:{d}".replace("/", ":"): [w * v for v in values]
         for (group, _), p, w in zip(pairs, parts, weights, strict=True)
         for d, values in p.items()
     }
@@ -195,12 +220,21 @@ def objective_estimate(facts: Facts, who: Contender, objective: str) -> Estimate
 
 def paired(a: Scores, b: Scores) -> Difference | None:
     """The difference over the documents that both have; None where there is none."""
-    if a.keys() == b.keys():
-        return paired_difference(a, b) if a else None
-    common = a.keys() & b.keys()
-    if not common:
+    if a.keys() != b.keys():
+        common = a.keys() & b.keys()
+        a, b = {d: a[d] for d in common}, {d: b[d] for d in common}
+    if not a:
         return None
-    return paired_difference({d: a[d] for d in common}, {d: b[d] for d in common})
+    subjects = subjects_of(a)
+    return cluster_difference(a, b, subjects) if subjects else paired_difference(a, b)
+
+
+def changed_share(a: Scores, b: Scores) -> float:
+    """The share of the documents that both have whose score, mean over the seeds, is not the same; NaN for none."""
+    shared = a.keys() & b.keys()
+    if not shared:
+        return math.nan
+    return sum(sum(a[d]) / len(a[d]) != sum(b[d]) / len(b[d]) for d in shared) / len(shared)
 
 
 def shared_documents(facts: Facts, a: Contender, b: Contender, objective: str) -> tuple[int, int]:
@@ -209,7 +243,8 @@ def shared_documents(facts: Facts, a: Contender, b: Contender, objective: str) -
     return len(first.keys() & second.keys()), len(first.keys() | second.keys())
 
 
-def _family(found: Sequence[tuple[Contender, Contender, str, Difference]]) -> list[Comparison]:
+def family(found: Sequence[tuple[Contender, Contender, str, Difference]]) -> list[Comparison]:
+    """The differences as one family of comparisons: corrected together."""
     adjusted = holm([d.p for *_, d in found])
     return [
         Comparison(a, b, what, difference, p, resolved(difference, p))
@@ -239,11 +274,11 @@ def _compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
             if difference is not None and sign * difference.value >= 0:
                 found.append((first, second, objective, difference))
                 break
-    return _family(found)
+    return family(found)
 
 
 def against_base(facts: Facts, objective: str | None = None) -> list[Comparison]:
-    """Every recipe against its base model: on the objective, or (without one) on every benchmark and judged aspect.
+    """Every recipe against its base model: on the objective, or (without one) on each of the `measures`.
 
     Each is a family of its own.
     """
@@ -254,7 +289,7 @@ def against_base(facts: Facts, objective: str | None = None) -> list[Comparison]
 
 
 def against_origin(facts: Facts) -> list[Comparison]:
-    """Every recipe that begins with another one against that one, on every benchmark and judged aspect: one family."""
+    """Every recipe that begins with another one against that one, on each of the `measures`: one family."""
     key = ("against_origin",)
     if key not in facts.cache:
         pairs = [(who, o) for who in facts.recipes() if (o := facts.origin_of(who)) is not None and not o.is_base]
@@ -262,16 +297,28 @@ def against_origin(facts: Facts) -> list[Comparison]:
     return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
+def measures(facts: Facts) -> list[tuple[str, str]]:
+    """The benchmarks and judged aspects, each with its metric, but for one that is the first objective itself.
+
+    That one is compared as the objective: were it here too, one difference would have two corrected p values.
+    """
+    if ("measures",) not in facts.cache:
+        objective = next(iter(facts.objectives), None)
+        own = [] if objective is None else objective_source(facts, objective)
+        every = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
+        facts.cache["measures",] = [one for one in every if [one] != own]
+    return facts.cache["measures",]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
 def _by_measure(facts: Facts, pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:
-    """The first of each pair against the second, on every benchmark and judged aspect."""
-    measures = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
+    """The first of each pair against the second, on each of the `measures`."""
     found = []
     for first, second in pairs:
-        for group, metric in measures:
+        for group, metric in measures(facts):
             difference = paired(*(scores_of(facts, w, group, metric) for w in (first, second)))
             if difference is not None:
                 found.append((first, second, metric if group == "judge" else f"{group} {metric}", difference))
-    return _family(found)
+    return family(found)
 
 
 def _against_base(facts: Facts, objective: str | None) -> list[Comparison]:
@@ -283,7 +330,7 @@ def _against_base(facts: Facts, objective: str | None) -> list[Comparison]:
         difference = paired(*(objective_scores(facts, w, objective) for w in (who, base)))
         if difference is not None:
             found.append((who, base, objective, difference))
-    return _family(found)
+    return family(found)
 
 
 def _deviation(values: Sequence[float]) -> float:
