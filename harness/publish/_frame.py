@@ -3,6 +3,7 @@
 import math
 from importlib.resources import files
 
+from harness.report._document import own_scripts
 from harness.report._html import Html, csp_hash, number, tag
 
 __all__ = ["as_float", "board_script", "figure_name", "interval", "own_code", "places", "verdict"]
@@ -15,13 +16,8 @@ def board_script() -> str:
 
 def own_code() -> list[str]:
     """The code that stands in pages as it is, and its hashes: not for the eye that looks for what names a machine."""
-    report = files("harness.report")
-    licence, plotly, script, style = (
-        report.joinpath(name).read_text(encoding="utf-8")
-        for name in ("plotly-cartesian.LICENSE.txt", "plotly-cartesian.min.js", "page.js", "style.css")
-    )
-    library = f"/*\n{licence.strip()}\n*/\n{plotly}"
-    scripts = [library, script, board_script()]
+    style = files("harness.report").joinpath("style.css").read_text(encoding="utf-8")
+    scripts = [*own_scripts(), board_script()]
     # A hash in base64 has slashes of its own; in the page its quotes are escaped, the hash itself is not.
     return [*scripts, style, *(csp_hash(s).strip("'") for s in scripts)]
 

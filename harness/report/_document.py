@@ -5,11 +5,21 @@ from importlib.resources import files
 
 from harness.report._html import Html, csp_hash, join, tag
 
-__all__ = ["document", "navigation", "part"]
+__all__ = ["document", "navigation", "own_scripts", "part"]
+
+_SCRIPTS = ("base.js", "tabs.js", "tables.js", "recipes.js", "page.js", "samples.js")
+"""In the order in which they run: what each is for stands at its top."""
 
 
 def _asset(name: str) -> str:
     return files("harness.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def own_scripts() -> list[str]:
+    """The texts of the scripts that a page carries, the library that draws first, in the order in which they run."""
+    # The licence travels with the library it is for. In the script, not an HTML comment: it belongs to that code.
+    licence = f"/*\n{_asset('plotly-cartesian.LICENSE.txt').strip()}\n*/\n"
+    return [licence + _asset("plotly-cartesian.min.js"), *map(_asset, _SCRIPTS)]
 
 
 def part(identifier: str, title: str, lead: str | None, *children: object) -> Html:
@@ -36,6 +46,7 @@ def document(
     data: Html,
     foot: str,
     *,
+    bar: Sequence[Html] = (),
     script: str = "",
     drawings: bool = True,
 ) -> Html:
@@ -47,14 +58,13 @@ def document(
         parts: the sections.
         data: what `page.js` draws from: the script `figure-data`, and others.
         foot: the last line.
+        bar: what stays in sight while one scrolls: the navigation, a filter.
         script: another script of ours, which runs last.
-        drawings: whether there is a figure; without one, the library that draws is left out.
+        drawings: whether there is a figure; without one, the library that draws is left out, and the scripts with it.
     """
     style = _asset("style.css")
-    # The licence travels with the library it is for. In the script, not an HTML comment: it belongs to that code.
-    licence = f"/*\n{_asset('plotly-cartesian.LICENSE.txt').strip()}\n*/\n"
-    before = [licence + _asset("plotly-cartesian.min.js")] if drawings else []
-    after = [*([_asset("page.js")] if drawings else []), *([script] if script else [])]
+    own = own_scripts() if drawings else []
+    before, after = own[:1], [*own[1:], *([script] if script else [])]
     allowed = " ".join(csp_hash(s) for s in (*before, *after)) or "'none'"
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
@@ -72,13 +82,16 @@ def document(
     said = "Without scripts there are no drawings; every figure's numbers are in its table."
     warning = tag("noscript", tag("p", said, class_="empty")) if drawings else None
     scripts = join(*map(_script, before), data, *map(_script, after))
-    masthead = tag("header", tag("div", *top), class_="masthead")
-    return tag(
-        "html",
-        head,
-        tag("body", masthead, tag("main", warning, *parts), tag("footer", tag("p", foot)), scripts),
-        lang="en",
+    body = tag(
+        "body",
+        tag("a", "Skip to the content", href="#content", class_="skip"),
+        tag("header", tag("div", *top), class_="masthead"),
+        tag("div", tag("div", *bar), class_="bar") if bar else None,
+        tag("main", warning, *parts, id="content", tabindex="-1"),
+        tag("footer", tag("p", foot)),
+        scripts,
     )
+    return tag("html", head, body, lang="en")
 
 
 def _script(text: str) -> Html:

@@ -22,6 +22,10 @@ __all__ = [
 ]
 
 _VOID = {"meta", "br", "hr", "input"}
+_LONG = 15
+"""Rows that a table may have before it gets a field to search it, and a box of its own height."""
+_WHO = {"recipe": "one", "first − second": "pair"}
+"""Headers of columns whose cells name a recipe, or two: the page's filter by recipes goes by them."""
 
 
 class Html(str):
@@ -96,11 +100,16 @@ def _cell(value: object) -> Html:
 
 
 def table(content: Table) -> Html:
-    """A real `<table>`, in a box that scrolls sideways on a narrow screen."""
-    head = tag("thead", tag("tr", *(tag("th", h, scope="col") for h in content.headers)))
+    """A real `<table>`, in a box that scrolls sideways on a narrow screen.
+
+    `tables.js` sorts it by its columns, unless the first has no header: then its rows are figures of different kinds.
+    A header `recipe` or `first − second` says whom a row is about, to the filter of the page.
+    """
+    head = tag("thead", tag("tr", *(tag("th", h, scope="col", data_who=_WHO.get(h)) for h in content.headers)))
     body = tag("tbody", *(tag("tr", *(_cell(c) for c in row)) for row in content.rows))
     caption = tag("caption", content.caption) if content.caption else None
-    return tag("div", tag("table", caption, head, body), class_="scroll", tabindex="0")
+    whole = tag("table", caption, head, body)
+    return tag("div", whole, class_="scroll", tabindex="0", data_long=len(content.rows) > _LONG)
 
 
 def json_script(identifier: str, value: object) -> Html:

@@ -1,8 +1,10 @@
 "use strict";
+// Draws the figures: those in sight at once, those in a closed tab or fold when it is opened, and all of them for print.
 (() => {
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const figures = read("figure-data");
+  const figures = report.read("figure-data") ?? {};
   const printing = { on: false };
+  // As wide as an A4 page between its margins (see style.css), whatever the window is.
+  const PAPER = 680;
 
   // The figures carry data colours only; text and lines take the page's colours, so that they follow light, dark and print.
   const theme = () => {
@@ -55,89 +57,72 @@
     return figures[id][select ? Number(select.value) : 0];
   };
 
+  const plain = (name) => name.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+  const whoOf = (trace) => [plain(trace.name ?? trace.legendgroup ?? "")];
+
   const dataOf = (figure) => {
-    const traces = structuredClone(figure.data);
+    const traces = structuredClone(figure.data.filter((trace) => report.shows(whoOf(trace))));
     // An interval must be seen against its own bar and against the ground.
     for (const trace of traces) if (trace.type === "bar" && trace.error_y) trace.error_y.color = theme().text;
     return traces;
   };
 
+  const stale = new Set(Object.keys(figures));
+  const drawn = new Map();
   const draw = async (id) => {
     const box = document.getElementById(id);
     const figure = chosen(id);
-    await Plotly.react(box, dataOf(figure), layoutOf(figure, box.clientWidth), config);
+    const width = printing.on ? PAPER : box.clientWidth;
+    const traces = dataOf(figure);
+    const layout = layoutOf(figure, width);
+    if (printing.on) Object.assign(layout, { autosize: false, width, height: layout.height ?? (box.clientHeight || 400) });
+    // Of one recipe alone, the legend still says which.
+    if (traces.length < figure.data.length) layout.showlegend ??= true;
+    if (traces.length === 0 && figure.data.length > 0) {
+      const text = "Nothing here is of a chosen recipe.";
+      layout.annotations = [{ text, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { color: theme().muted } }];
+    }
+    stale.delete(id);
+    drawn.set(id, width);
+    await Plotly.react(box, traces, layout, config);
     box.dataset.drawn = String(figure.label ?? "");
   };
 
-  const drawAll = () => Promise.all(Object.keys(figures).map(draw));
+  const inSight = (id) => printing.on || report.opened(document.getElementById(id));
+  const drawStale = () => Promise.all([...stale].filter(inSight).map(draw));
+  const redraw = () => {
+    for (const id of Object.keys(figures)) stale.add(id);
+    return drawStale();
+  };
+  // What was drawn for another width, and hidden while the window changed, is drawn anew.
+  const appeared = (event) => {
+    for (const id of Object.keys(figures)) {
+      const box = document.getElementById(id);
+      if (!event.target.contains?.(box)) continue;
+      if (drawn.get(id) !== box.clientWidth) stale.add(id);
+    }
+    drawStale();
+  };
 
   for (const id of Object.keys(figures)) {
     const select = document.getElementById(`${id}-variant`);
     if (select) select.addEventListener("change", () => { delete document.getElementById(id).dataset.drawn; draw(id); });
   }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-  addEventListener("beforeprint", () => { printing.on = true; drawAll(); });
-  addEventListener("afterprint", () => { printing.on = false; drawAll(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("recipes", redraw);
+  document.addEventListener("panelopen", appeared);
+  document.addEventListener("toggle", appeared, true);
+  const print = (on) => () => {
+    printing.on = on;
+    // The panels of all tabs are laid out before they are drawn into.
+    document.documentElement.classList.toggle("printing", on);
+    redraw();
+  };
+  addEventListener("beforeprint", print(true));
+  addEventListener("afterprint", print(false));
 
-  const browser = document.getElementById("sample-browser");
-  if (browser) {
-    const tasks = read("sample-data");
-    const task = document.getElementById("sample-task");
-    const doc = document.getElementById("sample-document");
-    const place = document.getElementById("sample-view");
-    // Model output enters the page here and only as text.
-    const make = (name, className, text) => {
-      const node = document.createElement(name);
-      if (className) node.className = className;
-      if (text !== undefined) node.textContent = text;
-      return node;
-    };
-    const block = (title, text) => {
-      const section = make("section", "sample-block");
-      section.append(make("h4", "", title), make("pre", "", text));
-      return section;
-    };
-    const show = () => {
-      const entry = tasks[Number(task.value)].documents[Number(doc.value)];
-      place.replaceChildren();
-      if (entry.prompt !== null) place.append(block("Prompt", entry.prompt));
-      if (entry.expected !== null) place.append(block("Expected", entry.expected));
-      const row = make("div", "responses");
-      for (const answer of entry.responses) {
-        const card = make("article", "response");
-        const head = make("header");
-        head.append(make("strong", "", answer.who));
-        for (const score of answer.scores) head.append(make("span", "chip", score));
-        card.append(head, make("pre", answer.text === null ? "none" : "", answer.text ?? "no text was stored for this answer"));
-        row.append(card);
-      }
-      place.append(row);
-      document.getElementById("sample-position").textContent = `${Number(doc.value) + 1} of ${tasks[Number(task.value)].documents.length}`;
-    };
-    const fill = () => {
-      doc.replaceChildren(...tasks[Number(task.value)].documents.map((entry, index) => {
-        const option = make("option", "", entry.label);
-        option.value = String(index);
-        return option;
-      }));
-      show();
-    };
-    const step = (by) => () => {
-      const count = tasks[Number(task.value)].documents.length;
-      doc.value = String((Number(doc.value) + by + count) % count);
-      show();
-    };
-    tasks.forEach((entry, index) => {
-      const option = make("option", "", entry.name);
-      option.value = String(index);
-      task.append(option);
-    });
-    task.addEventListener("change", fill);
-    doc.addEventListener("change", show);
-    document.getElementById("sample-previous").addEventListener("click", step(-1));
-    document.getElementById("sample-next").addEventListener("click", step(1));
-    fill();
-  }
-
-  drawAll().then(() => { document.documentElement.dataset.ready = "yes"; });
+  drawStale().then(() => {
+    report.follow();
+    document.documentElement.dataset.ready = "yes";
+  });
 })();
