@@ -89,6 +89,12 @@ class Measure(Strict):
     quality_target: str | None = Field(
         default=None, description="name of the target that tasks, gold and judge run on; null: the first target"
     )
+    noise_floor: bool = Field(
+        default=False,
+        description="measure the base model's quality a second time, in other batches and with other random numbers: "
+        "what changes then, re-measuring alone changes. Shown beside differences; decides no score, so it is free to "
+        "change",
+    )
     every_numerics: bool = Field(
         default=False,
         description="measure the quality of the chosen models once for each distinct numerics (device kind, dtype, "
@@ -116,6 +122,8 @@ class Measure(Strict):
         """What is wrong in itself: path below `measure`, message."""
         if not self.tasks and self.gold is None and self.judge is None and self.profile is None:
             yield (), "nothing is measured; give at least one of tasks, gold, judge, profile"
+        if self.noise_floor and not self.tasks and self.gold is None and self.judge is None:
+            yield ("noise_floor",), "only quality is measured a second time; give at least one of tasks, gold, judge"
         if self.judge is not None and not self.judge.helpfulness and not self.judge.harmlessness:
             yield ("judge",), "nothing is judged; set helpfulness or harmlessness to true"
         if self.profile is not None and len(set(self.profile.batch_sizes)) < len(self.profile.batch_sizes):

@@ -138,8 +138,8 @@ class Replay:
             return None
         return past_trial(suite, number, "complete", settings, values)
 
-    def measurements(self, run: Run, phase: Half, kinds: frozenset[ItemKind]) -> set[str] | None:
-        """Keys of the measurements of a run's model; None where they hang on something that is not known yet."""
+    def measurements(self, run: Run, phase: Half, kinds: frozenset[ItemKind], *, repeat: int = 0) -> set[str] | None:
+        """Keys of the measurements of a run's model, or of a repeat; None where they hang on what is not known yet."""
         suite = self._suite
         models = chain_ends(self._facts, run, chain(self._facts, run))
         reward = shape = judge = None
@@ -162,6 +162,7 @@ class Replay:
             (phase,),
             kinds,
             run.recipe,
+            repeat=repeat,
         )
         return {item.key for _, spec in specs for item in spec.items}
 

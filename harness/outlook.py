@@ -39,8 +39,10 @@ class Outlook:
     """Keys of the complete artifacts that the sweep goes by."""
     measurements: set[str] = field(default_factory=set)
     """Keys of the measurements that the sweep asks for, as far as they are decided."""
+    repeats: set[str] = field(default_factory=set)
+    """Of those, the second ones of the base models, for the noise floor."""
     measured: int = 0
-    """Of those, in the store already."""
+    """Of all, in the store already."""
 
     @property
     def undecided(self) -> int:
@@ -80,6 +82,8 @@ class _Count:
         for model in self._suite.models:
             base = Run("base", model, self._suite.seeds[0], {})
             self._ask(base, "final", final_kinds(self._suite, base.seed))
+            if self._suite.measure.noise_floor:
+                self._ask(base, "final", final_kinds(self._suite, base.seed) - {"profile"}, repeat=1)
         found.measured = len(found.measurements & self._replay.measured)
         return found
 
@@ -135,9 +139,11 @@ class _Count:
             for seed in suite.seeds:
                 yield from chain(self._facts, Run(recipe, model, seed, before), fixed)
 
-    def _ask(self, run: Run, phase: Half, kinds: frozenset[ItemKind]) -> None:
+    def _ask(self, run: Run, phase: Half, kinds: frozenset[ItemKind], *, repeat: int = 0) -> None:
         for kind in kinds:
-            self._found.measurements |= self._replay.measurements(run, phase, frozenset({kind})) or set()
+            keys = self._replay.measurements(run, phase, frozenset({kind}), repeat=repeat) or set()
+            self._found.measurements |= keys
+            self._found.repeats |= keys if repeat else set()
 
     def _finished(self, cell: Cell) -> set[str]:
         """Artifacts of the cell's finished trials: the sweep does not go through them again, whatever is missing."""

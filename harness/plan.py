@@ -56,6 +56,8 @@ class Estimate:
     """Measurements that are known to be asked for; those of undecided stages come on top."""
     measured: int = 0
     """Of those, in the store."""
+    repeats: int = 0
+    """Of the measurements, those that are made of the base models a second time, for the noise floor."""
     orphaned: int = 0
     """Artifacts that earlier versions of this suite have left, and that this one does not go by."""
     orphaned_gb: float = 0.0
@@ -189,6 +191,7 @@ def make_plan(suite: Suite, facts: Facts, results: Path, outlook: Outlook | None
         estimate.seconds = 0.0
     if outlook is not None:
         estimate.measurements, estimate.measured = len(outlook.measurements), outlook.measured
+        estimate.repeats = len(outlook.repeats)
         store = Store(results)
         if store.ready():
             if missing and not estimate.undecided:

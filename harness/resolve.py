@@ -194,10 +194,22 @@ def final_kinds(suite: Suite, seed: int) -> frozenset[ItemKind]:
 
 
 def measure_specs(
-    facts: Facts, recipe: str, models: Models, halves: tuple[Half, ...], kinds: frozenset[ItemKind], label: str
+    facts: Facts,
+    recipe: str,
+    models: Models,
+    halves: tuple[Half, ...],
+    kinds: frozenset[ItemKind],
+    label: str,
+    *,
+    repeat: int = 0,
 ) -> list[tuple[Target, MeasureSpec]]:
-    """The measurements of a recipe's model: quality on each quality target, a spec each, a profile on every target."""
+    """The measurements of a recipe's model: quality on each quality target, a spec each, a profile on every target.
+
+    Those of a `repeat`, for the noise floor, are the same in the same order, with keys of their own and no profile.
+    """
     suite = facts.suite
+    again = {"repeat": repeat} if repeat else {}
+    kinds = kinds - {"profile"} if repeat else kinds
     own: dict[str, Any] = {"artifact": models.artifact, "halves": list(halves)}
     alike: dict[str, Any] = {"shape": models.shape} if models.shape else {"artifact": models.artifact}
 
@@ -208,7 +220,7 @@ def measure_specs(
         if runtime := RUNTIMES.get(str(target["backend"])):
             # Outside torch it is the runtime that decides the numbers.
             more = {**more, "runtime": versions((runtime[1],))}
-        key = content_key(kind, task=task, target=dict(target), settings=dict(settings), **by, **more)
+        key = content_key(kind, task=task, target=dict(target), settings=dict(settings), **by, **more, **again)
         return Item(key=key, kind=kind, task=task, settings=dict(settings))
 
     def spec(target: Target, items: list[Item], *, alone: bool) -> tuple[Target, MeasureSpec]:
@@ -224,12 +236,13 @@ def measure_specs(
             reward=models.reward,
             base=models.base,
             judge=models.judge,
+            repeat=repeat,
             alone=alone,
             limit_s=_times(suite.budget.measure_minutes, 60),
             memory_mb=_times(suite.budget.memory_gb, 1024),
             label=f"{label} on {target.name}" if alone or len(scored) > 1 else label,
             # The next trial waits for a tuning measurement; nothing waits for a final one.
-            urgency=0 if "tune" in halves else 2 if alone else 1,
+            urgency=0 if "tune" in halves else 2 if alone or repeat else 1,
         )
         return target, made
 

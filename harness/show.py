@@ -70,6 +70,7 @@ def show_plan(plan: Plan) -> None:
         ("cached already", str(estimate.cached)),
         ("undecided", _undecided(estimate.undecided)),
         ("measurements", _measurements(estimate)),
+        ("noise floor", _repeats(suite.measure.noise_floor, estimate)),
         ("orphaned", _orphaned(estimate)),
         ("seeds", ", ".join(map(str, suite.seeds))),
         ("targets", ", ".join(t.name for t in suite.targets)),
@@ -90,6 +91,12 @@ def _undecided(count: int) -> str:
 def _measurements(estimate: Estimate) -> str:
     more = ", and those of what is undecided" if estimate.undecided else ""
     return f"{estimate.measured} of {estimate.measurements} cached{more}"
+
+
+def _repeats(wanted: bool, estimate: Estimate) -> str:
+    if not wanted:
+        return "not measured (measure.noise_floor)"
+    return f"{estimate.repeats} of the measurements are of the base model a second time"
 
 
 def _orphaned(estimate: Estimate) -> str:

@@ -317,13 +317,13 @@ class Suite(Strict):
         return {f"{step.name}.{key}": space for step in own for key, space in step.spaces.items()}
 
     def identity(self) -> dict[str, object]:
-        """What decides the numbers, canonical: not the name, the question, workers, retries, or the order of recipes.
+        """What decides the numbers, canonical: not the name, the question, workers, retries, the noise floor, or the
+        order of recipes.
 
         Settings are typed and complete, with each method's version, so that a changed default is another sweep.
         """
-        plain = self.model_dump(
-            mode="json", exclude={"name", "question", "recipes", "objectives", "workers", "retries"}
-        )
+        without = dict.fromkeys(("name", "question", "recipes", "objectives", "workers", "retries"), True)
+        plain = self.model_dump(mode="json", exclude={**without, "measure": {"noise_floor"}})
         recipes = {
             recipe: {
                 "use": self._uses[recipe],

@@ -295,6 +295,7 @@ def test_settings_that_cannot_be(tmp_path: Path, given: str, expected: str) -> N
         ("", "{judge: {helpfulness: false, harmlessness: false}}", "measure.judge: nothing is judged"),
         ("", "{judge: {model: a}}", "a recipe that is itself tuned cannot judge"),
         ("", "{profile: {batch_sizes: [1, 1]}}", "the same batch size stands here twice"),
+        ("", "{profile: {}, noise_floor: true}", "measure.noise_floor: only quality is measured a second time"),
         ("", "{gold: {}, quality_target: x}", 'measure.quality_target: no target "x"; expected cpu-fp32'),
         ("objectives: {}", "{gold: {}}", "objectives: "),
         ("objectives: {score: maximize}", "{gold: {}}", "objectives.score: score needs measure.tasks"),
@@ -426,6 +427,7 @@ def test_identity_holds_what_decides_the_numbers_and_nothing_else(tmp_path: Path
     json.dumps(one.identity())
     same = [
         _load(tmp_path, _yaml(recipes, rest="workers: 3\nquestion: What?\n")),
+        _load(tmp_path, _yaml(recipes, measure="{gold: {}, noise_floor: true}")),
         _load(
             tmp_path, _yaml("b: [{TOY: {rate: {min: 1e-3, max: 0.1, log: true}}}], a: [{TOY: {rate: 1.0, steps: 10}}]")
         ),

@@ -13,6 +13,7 @@ from harness.data import DataSource, load_training_set
 from harness.execute._spec import Item, MeasureSpec
 from harness.folders import Folders
 from harness.measure._placement import load_on
+from harness.measure._requests import Requests
 from harness.method import LoadedModel
 from harness.models import load_model
 from harness.provenance import environment
@@ -30,7 +31,7 @@ _PROFILE_LIMIT_S = 3600.0
 Log = Callable[[int, int, Mapping[str, float]], None]
 Row = dict[str, object]
 
-_NONE: Mapping[str, str] = {}
+_NONE: Mapping[str, object] = {}
 
 
 def run_measurements(spec: MeasureSpec, results: Path, log: Log) -> None:
@@ -90,16 +91,25 @@ class _Work:
         return load_model(folder, head="reward" if head == "reward" else "causal")
 
     def save(
-        self, item: Item, table: str, rows: list[Row], seconds: float, artifact: str, notes: Mapping[str, str] = _NONE
+        self,
+        item: Item,
+        table: str,
+        rows: list[Row],
+        seconds: float,
+        *,
+        asked: Requests | None = None,
+        notes: Mapping[str, object] = _NONE,
     ) -> None:
         env = environment()
+        # A repeat is told from the first in its own row too, not by its key alone.
+        again = {"repeat": self.spec.repeat} if self.spec.repeat else {}
         measurement: Row = {
             "measurement": item.key,
-            "artifact": artifact,
+            "artifact": self.spec.artifact,
             "target": json.dumps(self.target.numerics(), sort_keys=True),
             "kind": item.kind,
             "task": item.task,
-            "settings": json.dumps({**item.settings, **notes}, sort_keys=True),
+            "settings": json.dumps({**item.settings, **notes, **again}, sort_keys=True),
             "data": self.source.label(),
             "seconds": seconds,
             "environment": env.key,
@@ -109,6 +119,7 @@ class _Work:
             {
                 "measurements": [measurement],
                 table: [{"measurement": item.key, **row} for row in rows],
+                "requests": [] if asked is None else [{"measurement": item.key, **asked.row()}],
                 "environment_rows": [env.row()],
             }
         )
@@ -149,7 +160,8 @@ class _Work:
 
         started = time.monotonic()
         settings = {str(i.settings["of"]): {k: v for k, v in i.settings.items() if k != "of"} for i in items}
-        notes: dict[str, str] = {}
+        notes: dict[str, object] = {}
+        asked_of: dict[str, Requests] = {}
         rows = measure_tasks(
             self.load(self.spec.model),
             self.source,
@@ -160,10 +172,12 @@ class _Work:
             note=lambda reason: notes.update(scorer_fallback=reason),
             at=at,
             look=look,
+            repeat=self.spec.repeat,
+            record=asked_of.__setitem__,
         )
-        seconds = time.monotonic() - started
+        seconds = (time.monotonic() - started) / len(items)
         for item in items:
-            self.save(item, "samples", rows[item.task], seconds / len(items), self.spec.artifact, notes)
+            self.save(item, "samples", rows[item.task], seconds, asked=asked_of.get(item.task), notes=notes)
 
     def gold(
         self,
@@ -177,6 +191,7 @@ class _Work:
         started = time.monotonic()
         settings = Gold.model_validate(item.settings)
         prompts, _ = load_training_set(settings.dataset, "prompts", self.source, split="test")
+        told: list[Requests] = []
         rows = measure_gold(
             self.load(self.spec.model),
             prompts,
@@ -187,13 +202,16 @@ class _Work:
             progress=self.tick,
             at=at,
             look=look,
+            repeat=self.spec.repeat,
+            record=told.append,
         )
-        self.save(item, "samples", rows, time.monotonic() - started, self.spec.artifact)
+        self.save(item, "samples", rows, time.monotonic() - started, asked=told[0] if told else None)
 
     def judge(self, item: Item) -> None:
         from harness.measure.judge import measure_judge
 
         started = time.monotonic()
+        told: list[Requests] = []
         rows = measure_judge(
             self.load(self.spec.model),
             self.load(self.spec.judge or self.spec.model),
@@ -202,15 +220,17 @@ class _Work:
             self.spec.halves,
             self.tick,
             name=str(item.settings["model"]),
+            repeat=self.spec.repeat,
+            record=told.append,
         )
-        self.save(item, "judge_votes", rows, time.monotonic() - started, self.spec.artifact)
+        self.save(item, "judge_votes", rows, time.monotonic() - started, asked=told[0] if told else None)
 
     def profile(self, item: Item) -> None:
         from harness.measure.profile import measure_profile
 
         started = time.monotonic()
         rows = measure_profile(self.folders.model(self.spec.model), self.target, item.settings, _PROFILE_LIMIT_S)
-        self.save(item, "profile_samples", rows, time.monotonic() - started, self.spec.artifact)
+        self.save(item, "profile_samples", rows, time.monotonic() - started)
 
 
 def _scores(rows: Sequence[Row], metric: str) -> dict[str, float]:

@@ -72,6 +72,9 @@ class MeasureSpec(_Spec):
     reward: str | None = None
     base: str
     judge: str | None = None
+    repeat: int = Field(
+        default=0, ge=0, description="number of the repeat, for the noise floor: other batches, other random numbers"
+    )
     alone: bool = Field(default=False, description="run while no other work is under way: latency and memory")
     limit_s: float | None = Field(default=None, description="wall seconds; past them the measurement is pruned")
     memory_mb: float | None = Field(default=None, description="resident memory; beyond it: infeasible")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.gates._choices import choices_of, is_ranked
+from harness.gates._choices import choices_of, is_ranked, recorded_counts
 from harness.gates._evidence import Asked, Evidence
 from harness.gates._types import Said
 from harness.stats import crossed_interval
@@ -29,27 +29,29 @@ def _check(evidence: Evidence, one: Asked) -> Iterator[Said]:
     if one.graded():
         yield one.unchecked(_GATE, f"{one.metric} is not right or wrong, so chance is not 1 / choices")
         return
-    choices = choices_of(evidence, one)
-    if isinstance(choices, str):
-        yield one.unchecked(_GATE, choices)
-        return
+    counts, seen = recorded_counts(one), ""
+    if not counts:
+        choices = choices_of(evidence, one)
+        if isinstance(choices, str):
+            yield one.unchecked(_GATE, choices)
+            return
+        counts, seen = dict(choices.counts), " seen in the answers" if choices.seen else ""
     if not scores:
         yield one.unchecked(_GATE, "no document was answered with every seed")
         return
-    chance = sum(1 / choices.counts[d] for d in scores) / len(scores)
-    if len({choices.counts[d] for d in scores}) == 1:
+    chance = sum(1 / counts[d] for d in scores) / len(scores)
+    if len({counts[d] for d in scores}) == 1:
         found = crossed_interval(scores)
         low, high = found.low, found.high
     else:
-        above = crossed_interval({d: [s - 1 / choices.counts[d] for s in v] for d, v in scores.items()})
+        above = crossed_interval({d: [s - 1 / counts[d] for s in v] for d, v in scores.items()})
         low, high = above.low + chance, above.high + chance
     low, high = max(low, 0.0), min(high, 1.0)
     value = sum(sum(v) / len(v) for v in scores.values()) / len(scores)
     if not low <= chance and not high < chance:
         return
-    counts = sorted({choices.counts[d] for d in scores})
-    listed = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    seen = " seen in the answers" if choices.seen else ""
+    numbers = sorted({counts[d] for d in scores})
+    listed = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     what = (
         f"{one.metric} {value:.3f} [{low:.3f}, {high:.3f}] over {len(scores)} documents{evidence.on(one)}, chance is "
         f"{chance:.3f} ({listed} choices{seen})"

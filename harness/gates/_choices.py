@@ -9,7 +9,7 @@ from harness.gates._evidence import Asked, Documents, Evidence
 if TYPE_CHECKING:
     from harness.measure.tasks import LeafTask
 
-__all__ = ["Choices", "choices_of", "is_ranked"]
+__all__ = ["Choices", "choices_of", "is_ranked", "recorded_counts"]
 
 _LABELS = 10
 """Answers that are labels (A to D, yes and no) come in so few forms; texts of their own differ by document."""
@@ -41,6 +41,18 @@ def is_ranked(one: Asked) -> bool:
     return one.kind == "task" and one.metric.startswith("acc")
 
 
+def recorded_counts(one: Asked) -> dict[str, int]:
+    """How many choices each document had (`leaf/document` → number), as it was recorded; {} where it was not."""
+    if not one.recorded or any(r.choices is None for r in one.recorded.values()):
+        return {}
+    counts: dict[str, int] = {}
+    for rows in one.seeds.values():
+        for leaf, document in rows.select("leaf", "document").unique().iter_rows():
+            requests = one.recorded[leaf]
+            counts[f"{leaf}/{document}"] = (requests.other_choices or {}).get(document, requests.choices or 0)
+    return counts
+
+
 def choices_of(evidence: Evidence, one: Asked) -> Choices | str:
     """The choices of a ranked task's documents, or why they are not known."""
     import polars as pl
@@ -50,7 +62,9 @@ def choices_of(evidence: Evidence, one: Asked) -> Choices | str:
     labels = sorted({str(t) for column in ("response", "expected") for t in rows[column].drop_nulls()})
     documents = evidence.documents(one)
     if isinstance(documents, str):
-        if 2 <= len(labels) <= min(_LABELS, len(set(names)) / 2):
+        # More texts than choices are no labels.
+        most = max(recorded_counts(one).values(), default=_LABELS)
+        if len(labels) <= most and 2 <= len(labels) <= min(_LABELS, len(set(names)) / 2):
             return Choices(dict.fromkeys(names, len(labels)), dict.fromkeys(names, labels), seen=True)
         return f"its choices are not known: {documents}"
     texts: dict[str, list[str]] = {}

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from harness.data import DataSource
 from harness.errors import UserError
 from harness.gates._types import Flag, Severity, Unchecked
+from harness.measure._requests import Requests
 from harness.objectives import main_metric
+from harness.store import TABLES
 from harness.suite import Task
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ _ANSWERS = """
 """
 
 
+# A measurement of earlier versions recorded nothing.
+_REQUESTS = f"""
+    SELECT {", ".join(TABLES["requests"].names)} FROM raw.requests WHERE list_contains($keys, measurement)
+"""
+
+
 @dataclass(frozen=True)
 class Asked:
     """One model under one name of the suite: its answers on one target, of every seed.
@@ -60,6 +68,8 @@ class Asked:
     """Seed → its rows: leaf, document, metric, score, response, expected, characters; sorted."""
     settings: Mapping[str, Mapping[str, object]]
     """Leaf task → what its measurement was asked to do."""
+    recorded: Mapping[str, Requests] = field(default_factory=dict)
+    """Leaf task → what its measurement recorded of its requests; empty unless all leaves of the first seed did."""
 
     @property
     def metric(self) -> str:
@@ -196,11 +206,18 @@ def read_evidence(
         if known.is_empty():
             raise UserError(f"no sweep {sweep!r} in {store.results}: run `harness sweep SUITE` first")
         runs = store.query(_RUNS, {"sweep": sweep})
-        answers = store.query(_ANSWERS, {"keys": runs["measurement"].unique().sort().to_list()})
-    return Evidence(store, sweep, source, results, settings_of(known.item()), runs, list(_asked(runs, answers)))
+        keys = {"keys": runs["measurement"].unique().sort().to_list()}
+        answers = store.query(_ANSWERS, keys)
+        recorded = {r.pop("measurement"): _requests(r) for r in store.query(_REQUESTS, keys).to_dicts()}
+    asked = list(_asked(runs, answers, recorded))
+    return Evidence(store, sweep, source, results, settings_of(known.item()), runs, asked)
 
 
-def _asked(runs: "pl.DataFrame", answers: "pl.DataFrame") -> Iterator[Asked]:
+def _requests(row: dict[str, Any]) -> Requests:
+    return Requests(**{**row, "other_choices": settings_of(row["other_choices"])})
+
+
+def _asked(runs: "pl.DataFrame", answers: "pl.DataFrame", recorded: Mapping[str, Requests]) -> Iterator[Asked]:
     import polars as pl
 
     of = {str(key): part.drop("measurement") for (key,), part in answers.group_by("measurement", maintain_order=True)}
@@ -226,4 +243,6 @@ def _asked(runs: "pl.DataFrame", answers: "pl.DataFrame") -> Iterator[Asked]:
         alone = recipe == BASE and len(measured) == 1
         seeds = {None if alone else seed: rows for seed, rows in measured.values()}
         settings = {str(t): settings_of(s) for t, s in mine.select("task", "settings").iter_rows()}
-        yield Asked(recipe, model, target, name, kind, seeds, settings)
+        first = mine.filter(pl.col("seed") == pl.col("seed").min()).select("task", "measurement").rows()
+        known = {str(t): recorded[m] for t, m in first if m in recorded}
+        yield Asked(recipe, model, target, name, kind, seeds, settings, known if len(known) == len(first) else {})

@@ -1,13 +1,10 @@
 """Few-shot split too small: prompts that all show the same examples, or examples from the measured documents."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from harness.gates._evidence import Asked, Evidence
 from harness.gates._types import Said
-
-if TYPE_CHECKING:
-    from harness.measure.tasks import LeafTask
+from harness.measure._requests import Fewshot, Requests, fewshot_of
 
 __all__ = ["small_fewshot_split"]
 
@@ -26,50 +23,61 @@ def small_fewshot_split(evidence: Evidence) -> Iterator[Said]:
     """
     done: set[tuple[str, str]] = set()
     for one in evidence.asked:
-        shots = [s.get("num_fewshot") for s in one.settings.values()]
-        # Nothing is known where the suite leaves the number to the task.
-        if one.kind == "task" and any(s != 0 for s in shots) and (one.model, one.task) not in done:
+        if one.kind == "task" and (one.model, one.task) not in done:
             done.add((one.model, one.task))
-            yield from _check(evidence, one.for_all())
+            shown = _recorded(one.recorded) or _found(evidence, one)
+            if isinstance(shown, str):
+                yield one.for_all().unchecked(_GATE, shown)
+                continue
+            for name, fewshot in shown.items():
+                if fewshot.shots:
+                    yield from _judge(one.for_all(), name, fewshot)
 
 
-def _check(evidence: Evidence, one: Asked) -> Iterator[Said]:
+def _recorded(requests: Mapping[str, Requests]) -> dict[str, Fewshot]:
+    """Leaf → its examples as the measurements recorded them; {} where they did not."""
+    return {
+        name: Fewshot(r.num_fewshot, r.fewshot_pool, r.fewshot_split, bool(r.fewshot_fixed), bool(r.fewshot_measured))
+        for name, r in requests.items()
+        if r.num_fewshot is not None and r.fewshot_pool is not None
+    }
+
+
+def _found(evidence: Evidence, one: Asked) -> dict[str, Fewshot] | str:
+    """The same from the task's definition and documents, or why that is not known."""
+    # Nothing is known of the number where the suite leaves it to the task.
+    if all(s.get("num_fewshot") == 0 for s in one.settings.values()):
+        return {}
     documents = evidence.documents(one)
     if isinstance(documents, str):
-        yield one.unchecked(_GATE, f"the size of its few-shot split is not known: {documents}")
-        return
+        return f"the size of its few-shot split is not known: {documents}"
+    found = {}
     for name, leaf in documents.leaves.items():
         if name not in one.settings:
             continue
         # What the measurement was asked to show goes before what the task would show by itself.
         asked = one.settings[name].get("num_fewshot")
         shots = asked if isinstance(asked, int) else int(leaf.task.config.num_fewshot or 0)
-        if shots == 0:
-            continue
-        yield from _judge(one, leaf, shots)
+        found[name] = fewshot_of(leaf.task, shots)
+    return found
 
 
-def _judge(one: Asked, leaf: "LeafTask", shots: int) -> Iterator[Said]:
-    config = leaf.task.config
-    pool = len(leaf.task.fewshot_docs() or [])
+def _judge(one: Asked, name: str, fewshot: Fewshot) -> Iterator[Said]:
+    shots, pool = fewshot.shots, fewshot.pool
     figures = {"shots": float(shots), "split": float(pool)}
     if pool < shots:
-        message = f"{leaf.name} shows {shots} examples, its few-shot split has {pool}: ask for {pool} at most."
+        message = f"{name} shows {shots} examples, its few-shot split has {pool}: ask for {pool} at most."
         yield one.flag(_GATE, "invalid", message, figures)
         return
-    own = leaf.task.fewshot_cfg
-    # The order in which lm-eval looks for examples where a task names no split for them.
-    shown = own.split or config.training_split or config.validation_split or config.test_split
-    given = own.split is None and own.samples is not None
-    if not given and shown == (config.test_split or config.validation_split):
+    if fewshot.measured:
         message = (
-            f"{leaf.name} takes its {shots} examples from {shown}, the split that is measured: prompts give other "
+            f"{name} takes its {shots} examples from {fewshot.split}, the split that is measured: prompts give other "
             "documents' answers away. Set num_fewshot to 0, or use a task with a split of its own for examples."
         )
         yield one.flag(_GATE, "warning", message, figures)
-    if pool < POOL * shots and not given and own.sampler != "first_n":
+    if pool < POOL * shots and not fewshot.fixed:
         message = (
-            f"{leaf.name} draws {shots} examples from {pool}: every two prompts share at least {2 * shots - pool}, and "
+            f"{name} draws {shots} examples from {pool}: every two prompts share at least {2 * shots - pool}, and "
             f"no interval covers which. Ask for {pool // POOL} at most, or measure with several numbers of examples."
         )
         yield one.flag(_GATE, "warning", message, figures)

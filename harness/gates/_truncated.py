@@ -1,7 +1,8 @@
 """Truncated prompts: requests longer than the model's window, whose beginning was cut off.
 
-The scorer keeps the end of a request, as lm-eval does: what is lost are the instruction and the first examples. The
-store does not say how often that was; it is counted here anew, with a tokenizer and a configuration from the artifacts.
+The scorer keeps the end of a request, as lm-eval does: what is lost are the instruction and the first examples. It
+records how often that was; where a measurement of an earlier version did not, prompts are counted here anew, with a
+tokenizer and a configuration from the artifacts.
 """
 
 import json
@@ -23,20 +24,34 @@ _PROMPTS = """
 _GENERATED = 256
 """Tokens that lm-eval generates at most where a task does not say."""
 _BATCH = 1_000
+_ADVICE = "Ask for fewer examples (num_fewshot) or a smaller max_gen_toks, or use a model with a longer window."
 
 
 def truncated_prompts(evidence: Evidence) -> Iterator[Said]:
     """Flag tasks of which prompts were cut; invalid where more than `MATERIAL` of them were.
 
-    A prompt depends on the base model and the task, so each pair is counted once, with the files of whichever recipe on
-    that model still has some: post-training here leaves tokenizer and window as they were. The count is a lower bound:
-    special tokens and all but one token of a choice are left out.
+    A prompt depends on the base model and the task, so each pair is looked at once: post-training here leaves tokenizer
+    and window as they were. What was not recorded is counted with the files of whichever recipe on that model still has
+    some. That count is a lower bound: special tokens and all but one token of a choice are left out.
     """
     done: set[tuple[str, str]] = set()
     for one in evidence.asked:
         if one.kind == "task" and (one.model, one.task) not in done:
             done.add((one.model, one.task))
-            yield from _check(evidence, one, one.for_all())
+            if one.recorded:
+                yield from _recorded(one.for_all())
+            else:
+                yield from _check(evidence, one, one.for_all())
+
+
+def _recorded(one: Asked) -> Iterator[Said]:
+    cut, n = (sum(getattr(r, what) for r in one.recorded.values()) for what in ("truncated", "requests"))
+    if cut == 0:
+        return
+    most = max(r.most_cut for r in one.recorded.values())
+    message = f"{cut} of {n} requests ({cut / n:.0%}) were cut at their beginning, by {most} tokens at most. {_ADVICE}"
+    figures = {"cut": float(cut), "n": float(n), "most_cut": float(most)}
+    yield one.flag(_GATE, "invalid" if cut > MATERIAL * n else "warning", message, figures)
 
 
 def _check(evidence: Evidence, one: Asked, all_of: Asked) -> Iterator[Said]:
@@ -72,9 +87,7 @@ def _check(evidence: Evidence, one: Asked, all_of: Asked) -> Iterator[Said]:
     n, longest = len(lengths), max(lengths)
     message = (
         f"At least {cut} of {n} prompts ({cut / n:.0%}) were cut at their beginning: the longest has {longest} tokens, "
-        f"the window has room for {room}"
-        + (f" beside {new} generated" if new else "")
-        + ". Ask for fewer examples (num_fewshot) or a smaller max_gen_toks, or use a model with a longer window."
+        f"the window has room for {room}" + (f" beside {new} generated" if new else "") + f". {_ADVICE}"
     )
     figures = {"cut": float(cut), "n": float(n), "longest": float(longest), "room": float(room)}
     yield all_of.flag(_GATE, "invalid" if cut > MATERIAL * n else "warning", message, figures)

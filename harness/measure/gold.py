@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from harness.data import Half, half_of
 from harness.errors import MeasurementError, UserError
 from harness.gold import gold_reward, parse_constraints
+from harness.measure._again import PARTS, fewer, pass_tokens
+from harness.measure._requests import Requests
 from harness.method import LoadedModel
 from harness.rungs import split
 
@@ -102,6 +104,8 @@ def measure_gold(
     progress: Callable[[int, int], None] | None = None,
     at: Sequence[float] = (),
     look: Callable[[int, Sequence[Row]], None] | None = None,
+    repeat: int = 0,
+    record: Callable[[Requests], None] | None = None,
 ) -> list[Row]:
     """Sample one response a prompt and score it.
 
@@ -112,13 +116,16 @@ def measure_gold(
             of the sequence KL: unbiased over prompts where the temperature is 1; single values may be negative.
         length: the response's tokens. Like the KL, it counts the token that ends the turn.
 
-    The random numbers of a response depend on `seed` and its document alone, not on batch, limit, part or the other
-    half.
+    The random numbers of a response depend on `seed`, `repeat` and its document alone, not on batch, limit, part or the
+    other half.
 
     Args:
         at: rising fractions of the documents, which are measured in as many parts and the rest (`harness.rungs.split`).
         look: called after each of these parts with its number, from 0, and all rows so far (but for the KL, which is
             computed at the end); what it raises ends the measuring.
+        repeat: number of the repeat, for the noise floor: other than 0, prompts meet in other batches and responses are
+            drawn with other random numbers.
+        record: called at the end with what there is to know of the requests for a response.
 
     Returns:
         Rows of the table `samples` without the measurement's key, only for documents in these halves.
@@ -138,20 +145,29 @@ def measure_gold(
         raise UserError(
             "the gold measure: the policy and the base model have different tokenizers, so no KL between them"
         )
-    engine = Engine(loaded.model)
+    at = at or (PARTS if repeat else ())
+    engine = Engine(loaded.model, pass_tokens(loaded.model, repeat))
+    asking = _Asking(engine, settings, repeat)
     found: dict[str, _Answer] = {}
     for number, part in enumerate(split([d.identity for d in documents], at)):
         if part:
             asked = [documents[i] for i in part]
-            found |= {a.document.identity: a for a in _answers(loaded, engine, asked, reward, settings, progress)}
+            found |= {a.document.identity: a for a in _answers(loaded, asking, asked, reward, progress)}
         if look is not None and number < len(at):
             look(number, _rows(tokenizer, list(found.values()), None))
     answers = [found[d.identity] for d in documents]
+    if record is not None:
+        counts = Requests()
+        for answer in answers:
+            # The engine cuts no prompt.
+            counts.cut(0)
+            counts.wrote(ended=answer.ended)
+        record(counts)
     # All together, also where the answers came in parts: the rounding of a sum goes with the batch.
     pairs = [([*a.context, *a.tokens], len(a.tokens)) for a in answers]
     # Both by the same passes over the same tokens: the base measured against itself is exactly 0.
     own = engine.score(pairs)
-    from_base = Engine(base.model).score(pairs)
+    from_base = Engine(base.model, pass_tokens(base.model, repeat)).score(pairs)
     return _rows(tokenizer, answers, [p - q for (p, _), (q, _) in zip(own, from_base, strict=True)])
 
 
@@ -163,35 +179,45 @@ class _Answer:
     context: Sequence[int]
     tokens: Sequence[int]
     text: str
+    ended: bool
     reward: float | None
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """How responses are made."""
+
+    engine: "Engine"
+    settings: GoldSettings
+    repeat: int
 
 
 def _answers(
     loaded: LoadedModel,
-    engine: "Engine",
+    asking: _Asking,
     documents: Sequence[GoldDocument],
     reward: LoadedModel | None,
-    settings: GoldSettings,
     progress: Callable[[int, int], None] | None,
 ) -> list[_Answer]:
     from harness.measure.scoring import GREEDY, Sampling, encode_chat
 
-    tokenizer = loaded.tokenizer
+    tokenizer, settings = loaded.tokenizer, asking.settings
     contexts = encode_chat(tokenizer, [list(map(dict, d.prompt)) for d in documents])
-    responses = engine.generate(
+    responses = asking.engine.generate(
         contexts,
         settings.max_new_tokens,
         ends=_ends(loaded),
         sampling=Sampling(settings.temperature) if settings.temperature > 0 else GREEDY,
-        seeds=[_seed(settings.seed, d.identity) for d in documents],
+        seeds=[_seed(settings.seed, d.identity, asking.repeat) for d in documents],
         progress=progress,
     )
     texts = [tokenizer.decode(r.tokens, skip_special_tokens=True).strip() for r in responses]
     rewards: Sequence[float | None] = [None] * len(texts)
     if reward is not None:
-        rewards = _reward_scores(reward, documents, texts, settings.batch_size)
+        size = fewer(settings.batch_size) if asking.repeat else settings.batch_size
+        rewards = _reward_scores(reward, documents, texts, size)
     return [
-        _Answer(d, c, r.tokens, t, w)
+        _Answer(d, c, r.tokens, t, r.ended, w)
         for d, c, r, t, w in zip(documents, contexts, responses, texts, rewards, strict=True)
     ]
 
@@ -227,8 +253,9 @@ def _rows(tokenizer: "PreTrainedTokenizerBase", answers: Sequence[_Answer], kls:
     return rows
 
 
-def _seed(seed: int, identity: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed} {identity}".encode()).digest()[:8])
+def _seed(seed: int, identity: str, repeat: int) -> int:
+    again = f" {repeat}" if repeat else ""
+    return int.from_bytes(hashlib.sha256(f"{seed} {identity}{again}".encode()).digest()[:8])
 
 
 def _ends(loaded: LoadedModel) -> frozenset[int]:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from harness.data import BUNDLED_FOLDER, DataSource, Half, half_of, load_training_set
 from harness.errors import MeasurementError, UserError
 from harness.keys import content_key
+from harness.measure._again import halves_of, pass_tokens
 from harness.measure._judge_prompts import (
     ASPECTS,
     TEMPLATE_VERSION,
@@ -30,6 +31,7 @@ from harness.measure._judge_prompts import (
     neutralise,
     turn_markers,
 )
+from harness.measure._requests import Requests
 from harness.method import LoadedModel
 
 if TYPE_CHECKING:
@@ -141,9 +143,19 @@ def _check_length(loaded: LoadedModel, tokens: int, what: str) -> None:
 
 
 def answer_prompts(
-    loaded: LoadedModel, prompts: Sequence[JudgePrompt], max_new_tokens: int, progress: Progress | None = None
+    loaded: LoadedModel,
+    prompts: Sequence[JudgePrompt],
+    max_new_tokens: int,
+    progress: Progress | None = None,
+    *,
+    tokens: int | None = None,
+    counts: Requests | None = None,
 ) -> list[str]:
     """The model's greedy answers through its chat template, in order, without special tokens.
+
+    Args:
+        tokens: of a forward pass at most; None: what suits the device.
+        counts: is told of every answer.
 
     Raises:
         UserError: a model without a chat template, or a prompt longer than it reads.
@@ -160,7 +172,13 @@ def answer_prompts(
         _check_length(loaded, len(contexts[-1]) + max_new_tokens, f"the prompt {prompt.text[:60]!r}")
     own = getattr(loaded.model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
-    generated = Engine(loaded.model).generate(contexts, max_new_tokens, ends=frozenset(ends), progress=progress)
+    engine = Engine(loaded.model, tokens)
+    generated = engine.generate(contexts, max_new_tokens, ends=frozenset(ends), progress=progress)
+    if counts is not None:
+        for one in generated:
+            # A prompt that does not fit is refused above.
+            counts.cut(0)
+            counts.wrote(ended=one.ended)
     return [tokenizer.decode(g.tokens, skip_special_tokens=True).strip() for g in generated]
 
 
@@ -227,11 +245,13 @@ def judge_responses(
     *,
     name: str | None = None,
     progress: Progress | None = None,
+    tokens: int | None = None,
 ) -> list[Row]:
     """Votes on answers: one row for each of `rows` (document, half, prompt, response) and aspect.
 
     Args:
         name: of the judge in the rows; its folder's name by default.
+        tokens: of a forward pass at most; None: what suits the device.
 
     Returns:
         Rows of table `judge_votes` but for `measurement`. `score` is the expectation of the rating (1 to 10) or P(yes)
@@ -249,7 +269,7 @@ def judge_responses(
     questions = [_question(judge, row, aspect, markers) for row in rows for aspect in aspects]
     # The engine computes what rows share (the question, the examples) once, and projects the rated tokens only.
     pairs: list[tuple[Any, int]] = [(q.ids + tail, len(tail)) for q in questions for tail in q.tails]
-    scored = iter(Engine(judge.model).score(pairs, progress))
+    scored = iter(Engine(judge.model, tokens).score(pairs, progress))
     votes = []
     for question in questions:
         logs = [next(scored)[0] for _ in question.tails]
@@ -290,6 +310,8 @@ def measure_judge(
     progress: Progress,
     *,
     name: str | None = None,
+    repeat: int = 0,
+    record: Callable[[Requests], None] | None = None,
 ) -> list[Row]:
     """Answer the prompts of these halves with one model and judge the answers with another (or the same).
 
@@ -297,6 +319,8 @@ def measure_judge(
         settings: limit, max_new_tokens, helpfulness, harmlessness, prompts, as in the suite (`model` is passed over).
         progress: called with (done, total): an answer is one, a vote is one.
         name: of the judge in the rows; its folder's name by default.
+        repeat: number of the repeat, for the noise floor: other than 0, prompts meet in other batches.
+        record: called at the end with what there is to know of the requests for an answer.
 
     Returns:
         Rows of table `judge_votes` but for `measurement`; see `judge_responses`.
@@ -310,15 +334,26 @@ def measure_judge(
         raise UserError(f"judge: no prompt within the limit is in the half {', '.join(halves)}; raise the limit")
     limit = _settings(settings).max_new_tokens
     total = len(prompts) + sum(len(p.aspects) for p in prompts)
-    answers = answer_prompts(loaded, prompts, limit, lambda done, _: progress(done, total))
+    counts = Requests()
+    answers: list[tuple[JudgePrompt, str]] = []
+
+    def answered(done: int, _: int) -> None:
+        progress(len(answers) + done, total)
+
+    for part in halves_of(prompts, repeat):
+        tokens = pass_tokens(loaded.model, repeat)
+        answers += zip(part, answer_prompts(loaded, part, limit, answered, tokens=tokens, counts=counts), strict=True)
     votes: list[Row] = []
     for aspect in ASPECTS:
         rows: list[Row] = [
             {"document": p.document, "half": p.half, "prompt": p.text, "response": answer}
-            for p, answer in zip(prompts, answers, strict=True)
+            for p, answer in answers
             if aspect in p.aspects
         ]
-        if rows:
-            votes += judge_responses(judge, rows, [aspect], name=name)
-            progress(len(prompts) + len(votes), total)
+        for some in halves_of(rows, repeat):
+            if some:
+                votes += judge_responses(judge, some, [aspect], name=name, tokens=pass_tokens(judge.model, repeat))
+                progress(len(prompts) + len(votes), total)
+    if record is not None:
+        record(counts)
     return votes

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from harness._documents import canonical_document, identities, metric_name
 from harness.data import DataSource, Half, half_of
 from harness.errors import MeasurementError, UserError
+from harness.measure._again import PARTS, fewer, pass_tokens
 from harness.measure._index import (
     available_tasks,
     leaf_tasks,
@@ -19,6 +20,7 @@ from harness.measure._index import (
     task_manager,
 )
 from harness.measure._parts import PartedTask, restrict
+from harness.measure._requests import Requests, fewshot_of
 from harness.method import LoadedModel
 from harness.rungs import split
 
@@ -207,6 +209,8 @@ def measure_tasks(
     note: Callable[[str], None] | None = None,
     at: Sequence[float] = (),
     look: Callable[[int, Mapping[str, Sequence[Row]]], None] | None = None,
+    repeat: int = 0,
+    record: Callable[[str, Requests], None] | None = None,
 ) -> dict[str, list[Row]]:
     """Score a model on tasks: only documents of these halves are shown to it.
 
@@ -219,6 +223,9 @@ def measure_tasks(
             (`harness.rungs.split`), each document with the prompt it has in any case.
         look: called after each of these parts with its number, from 0, and all rows so far; what it raises ends the
             scoring.
+        repeat: number of the repeat, for the noise floor: other than 0, documents meet in other batches, and sampled
+            answers are drawn with other random numbers. Prompts stay as they are.
+        record: called at the end with each scored leaf task and what there is to know of its requests.
 
     Returns:
         For each leaf task, rows of the table `samples` without the measurement's key: document, half, prompt_hash,
@@ -230,6 +237,7 @@ def measure_tasks(
     """
     import lm_eval.evaluator
 
+    at = at or (PARTS if repeat else ())
     wanted = set(halves)
     leaves = [leaf for group in load_tasks(source, tasks).values() for leaf in group]
     chosen = {leaf.name: [i for i, h in enumerate(leaf.halves) if h in wanted] for leaf in leaves}
@@ -244,9 +252,10 @@ def measure_tasks(
     rows: dict[str, list[Row]] = {leaf.name: [] for leaf in leaves}
     if not active:
         return rows
-    lm = _scorer(loaded, scorer, batch_size, progress)
+    lm = _scorer(loaded, scorer, batch_size, progress, repeat)
     if note is not None and scorer == "prefix-tree" and lm.engine.fallback:
         note(lm.engine.fallback)
+    choices: dict[str, dict[str, int]] = {leaf.name: {} for leaf in active}
     parts = {leaf.name: split([leaf.identities[i] for i in chosen[leaf.name]], at) for leaf in active}
     for number in range(len(at) + 1):
         now = [leaf for leaf in active if parts[leaf.name][number]]
@@ -261,11 +270,13 @@ def measure_tasks(
         for leaf in now:
             places = [chosen[leaf.name][i] for i in parts[leaf.name][number]]
             rows[leaf.name] += _rows(leaf, places, results["samples"][leaf.name])
+            choices[leaf.name] |= _choices(leaf, places, results["samples"][leaf.name])
         if look is not None and number < len(at):
             look(number, rows)
     if at:
         place = {identity: i for leaf in active for i, identity in enumerate(leaf.identities)}
         rows = {name: sorted(found, key=lambda row: place[str(row["document"])]) for name, found in rows.items()}
+    _tell(record, active, lm.counts, choices)
     if progress is not None and scorer == "hf":
         total = sum(len(r) for r in rows.values())
         progress(total, total)
@@ -273,17 +284,50 @@ def measure_tasks(
 
 
 def _scorer(
-    loaded: LoadedModel, scorer: Scorer, batch_size: int | None, progress: Callable[[int, int], None] | None
+    loaded: LoadedModel,
+    scorer: Scorer,
+    batch_size: int | None,
+    progress: Callable[[int, int], None] | None,
+    repeat: int,
 ) -> Any:  # noqa: ANN401 (lm-eval's LM)
+    from harness.measure.scoring import CountedHFLM, PrefixTreeLM
+
+    if repeat:
+        import torch
+
+        # What lm-eval's own generation draws, it draws from here.
+        torch.manual_seed(repeat)
     if scorer == "hf":
-        from lm_eval.models.huggingface import HFLM
-
-        return HFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size or 8, logits_cache=False)
-    from harness.measure.scoring import PrefixTreeLM
-
-    lm = PrefixTreeLM(loaded.model, tokenizer=loaded.tokenizer)
-    lm.progress = progress
+        size = fewer(batch_size or 8) if repeat else batch_size or 8
+        return CountedHFLM(loaded.model, tokenizer=loaded.tokenizer, batch_size=size, logits_cache=False)
+    lm = PrefixTreeLM(loaded.model, pass_tokens(loaded.model, repeat), tokenizer=loaded.tokenizer)
+    lm.progress, lm.seed = progress, repeat
     return lm
+
+
+def _tell(
+    record: Callable[[str, Requests], None] | None,
+    leaves: Sequence[LeafTask],
+    counted: Mapping[str, Requests],
+    choices: Mapping[str, Mapping[str, int]],
+) -> None:
+    """Pass on what was counted for each leaf, with its examples and choices."""
+    if record is None:
+        return
+    for leaf in leaves:
+        requests = counted[leaf.name]
+        requests.shown(fewshot_of(leaf.task, leaf.task.config.num_fewshot or 0))
+        requests.chose(choices[leaf.name])
+        record(leaf.name, requests)
+
+
+def _choices(leaf: LeafTask, chosen: Sequence[int], samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Document → how many choices the model had; nothing for a task without."""
+    if leaf.task.OUTPUT_TYPE != "multiple_choice":
+        return {}
+    # By mutual information each choice is asked for a second time, without the question.
+    asked = 2 if "acc_mutual_info" in getattr(leaf.task, "_metric_fn_list", ()) else 1
+    return {leaf.identities[chosen[s["doc_id"]]]: len(s["resps"]) // asked for s in samples}
 
 
 def _rows(leaf: LeafTask, chosen: Sequence[int], samples: Sequence[Mapping[str, Any]]) -> list[Row]:

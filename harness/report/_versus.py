@@ -1,7 +1,8 @@
 """Models set against each other that no common sweep has compared: every figure they share, paired by document."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
@@ -107,10 +108,40 @@ def _pairs(groups: Sequence[Sequence[Entry]]) -> Iterator[tuple[Entry, Entry]]:
 
 def _figures(a: Entry, b: Entry) -> Iterator[tuple[str, Scores, Scores]]:
     """The figures that both have, in the order of the first's suite."""
+    a, b = _meeting(a, b)
     for group, metric in _measures(a):
         first, second = (scores_of(e.facts, e.who, group, metric) for e in (a, b))
         if first and second:
             yield (metric if group in ("gold", "judge") else f"{group} {metric}"), first, second
+
+
+def _meeting(a: Entry, b: Entry) -> tuple[Entry, Entry]:
+    """The two with tasks that they share under one name, where one has asked for a group and the other for part of it.
+
+    MMLU measured here and its subject anatomy there meet in anatomy: a shared task goes by the name under which fewer
+    were asked for.
+    """
+    names = [dict(e.facts.documents.select("task", "group").unique().iter_rows()) for e in (a, b)]
+    sizes = [Counter(one.values()) for one in names]
+    under = {}
+    for task in sorted(names[0].keys() & names[1].keys()):
+        asked = [(sizes[side][names[side][task]], names[side][task]) for side in (0, 1)]
+        if asked[0][1] != asked[1][1]:
+            under[task] = min(asked)[1]
+    if not under:
+        return a, b
+    return _under(a, under), _under(b, under)
+
+
+def _under(entry: Entry, names: Mapping[str, str]) -> Entry:
+    """The entry with these tasks under these names."""
+    import polars as pl
+
+    task = pl.col("task")
+    documents = entry.facts.documents.with_columns(
+        pl.when(task.is_in(list(names))).then(task.replace(dict(names))).otherwise(pl.col("group")).alias("group")
+    )
+    return replace(entry, facts=replace(entry.facts, documents=documents, cache={}))
 
 
 def _measures(entry: Entry) -> list[tuple[str, str]]:

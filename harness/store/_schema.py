@@ -53,8 +53,8 @@ def _text(
     return Column(name, "text", description, nullable, tuple(choices), varied=varied)
 
 
-def _int(name: str, description: str) -> Column:
-    return Column(name, "int", description)
+def _int(name: str, description: str, *, nullable: bool = False) -> Column:
+    return Column(name, "int", description, nullable)
 
 
 def _float(name: str, description: str, *, nullable: bool = False, finite: bool = True) -> Column:
@@ -157,6 +157,17 @@ _ALL = (
         (*_RUN, _PHASE, _ARTIFACT, _text("target", "the target's name in the suite"), _MEASUREMENT),
     ),
     Table(
+        "repeat_links",
+        "which measurement of a model was made a second time, for the noise floor; the second is no part of any score",
+        (
+            *_RUN,
+            _ARTIFACT,
+            _text("target", "the target's name in the suite"),
+            _MEASUREMENT,
+            _text("repeats", "content key of the measurement that it repeats"),
+        ),
+    ),
+    Table(
         "measurements",
         "one row per measurement: one artifact on one target under one measure",
         (
@@ -170,6 +181,27 @@ _ALL = (
             _float("seconds", "wall time, s"),
             _ENVIRONMENT,
             _AT,
+        ),
+        owner="measurement",
+    ),
+    Table(
+        "requests",
+        "one row per measurement of a task, the gold reward or the judge: what the model was asked, as far as that is "
+        "known",
+        (
+            _MEASUREMENT,
+            _int("requests", "requests: one for each choice of a document, or each text to be continued"),
+            _int("truncated", "requests of which the beginning was cut to fit the model's window"),
+            _int("most_cut", "tokens cut from the request that lost most"),
+            _int("generated", "answers that the model wrote"),
+            _int("at_limit", "of these, answers that only the token limit ended", nullable=True),
+            _int("num_fewshot", "examples that each prompt shows", nullable=True),
+            _int("fewshot_pool", "examples that there are to take them from", nullable=True),
+            _text("fewshot_split", "split they are taken from; NULL: the task brings its own", nullable=True),
+            Column("fewshot_fixed", "bool", "whether the task fixes which are shown; else they are drawn", True),
+            Column("fewshot_measured", "bool", "whether they are from the split that is measured", True),
+            _int("choices", "choices that most documents have; NULL: none", nullable=True),
+            _json("other_choices", 'documents with another number of choices: {"<document>": 3}', nullable=True),
         ),
         owner="measurement",
     ),

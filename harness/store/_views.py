@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from harness._percentiles import NEEDED
 from harness.store._schema import TABLES
 
-__all__ = ["LONGEST_UNFINISHED", "VIEWS", "View", "comments"]
+__all__ = ["CHANGED", "LONGEST_UNFINISHED", "VIEWS", "View", "comments"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ _LINKS = f"""(
             WHERE NOT ({_ANOTHER_WAS_CHOSEN})
         )"""
 _TARGETS = "(SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links)"
+CHANGED = 1e-6
+"""A score that differs by more than this has changed; what the order of additions does to a float32 score is less."""
+# The base model's divergence from itself.
+_ZERO_BY_DEFINITION = "l.recipe = 'base' AND m.kind = 'gold' AND a.metric = 'kl'"
 _TAILS = tuple(name for name in NEEDED if name != "p50")
 
 
@@ -162,6 +166,61 @@ _ALL = (
         SELECT l.artifact, l.target, {_TASK}, s.document, s.half, s.metric, s.score, s.response, s.expected, s.prompt,
             s.measurement
         FROM raw.samples s JOIN raw.measurements m USING (measurement) JOIN {_TARGETS} l USING (measurement)
+        """,
+    ),
+    View(
+        "noise",
+        "One row per measurement that was made twice, with another batch make-up and other random numbers, and metric: "
+        "what re-measuring alone changes. The second measurement is in no other view.",
+        {
+            **_RUN_TEXT,
+            "artifact": "key of the artifact that was measured twice",
+            "target": "the target's name",
+            "task": "the task's name, or 'gold' or 'judge'",
+            "metric": "the metric's name",
+            "n": "number of documents",
+            "changed": f"documents whose score changed by more than {CHANGED:g}",
+            "mean_absolute": "mean over documents of the absolute difference",
+            "largest": "largest absolute difference of a document",
+            "moved": "second mean minus first mean",
+            "measurement": "content key of the measurement",
+            "again": "content key of the second measurement",
+        },
+        f"""
+        WITH pairs AS (SELECT DISTINCT {", ".join(TABLES["repeat_links"].names)} FROM raw.repeat_links),
+        used AS (SELECT measurement FROM pairs UNION SELECT repeats FROM pairs),
+        scored AS (
+            SELECT measurement, half, metric, document, score FROM raw.samples
+            WHERE measurement IN (SELECT measurement FROM used)
+            UNION ALL
+            SELECT measurement, half, aspect AS metric, document, avg(score) AS score FROM raw.judge_votes
+            WHERE measurement IN (SELECT measurement FROM used) GROUP BY measurement, half, aspect, document
+        )
+        SELECT l.sweep, l.recipe, l.model, l.trial, l.seed, l.artifact, l.target, {_TASK}, a.metric, count(*) AS n,
+            count(*) FILTER (WHERE abs(b.score - a.score) > {CHANGED:g}) AS changed,
+            avg(abs(b.score - a.score)) AS mean_absolute, max(abs(b.score - a.score)) AS largest,
+            avg(b.score - a.score) AS moved, l.repeats AS measurement, l.measurement AS again
+        FROM pairs l JOIN raw.measurements m ON m.measurement = l.repeats
+        JOIN scored a ON a.measurement = l.repeats
+        JOIN scored b ON b.measurement = l.measurement
+            AND b.half = a.half AND b.metric = a.metric AND b.document = a.document
+        WHERE NOT ({_ZERO_BY_DEFINITION})
+        GROUP BY ALL
+        """,
+    ),
+    View(
+        "requests",
+        "One row per measurement of a task, the gold reward or the judge that recorded it: what the model was asked.",
+        {
+            "artifact": "key of the measured artifact",
+            "target": "the target's name",
+            "task": "the task's name, or 'gold' or 'judge'",
+            **{n: d for n, d in _described("requests").items() if n != "measurement"},
+            "measurement": "content key of the measurement",
+        },
+        f"""
+        SELECT l.artifact, l.target, {_TASK}, {", ".join(f"q.{n}" for n in TABLES["requests"].names[1:])}, m.measurement
+        FROM raw.requests q JOIN raw.measurements m USING (measurement) JOIN {_TARGETS} l USING (measurement)
         """,
     ),
     View(

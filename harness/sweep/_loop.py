@@ -5,6 +5,7 @@ Everything a sweep knows is in the store and the artifacts: what is there alread
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,8 @@ from harness.data import Half
 from harness.errors import MeasurementError, StorageError
 from harness.execute import Executor, StageSpec
 from harness.folders import Folders
-from harness.history import history, next_batch, owners
-from harness.objectives import kinds_of, objective_values
+from harness.history import history, next_batch, owners, past_trial
+from harness.objectives import kinds_of, values_of
 from harness.plan import Plan
 from harness.progress import Display
 from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, final_kinds, measure_specs
@@ -96,9 +97,31 @@ class _Sweep:
                 for cell in self.plan.cells:
                     group.create_task(self._cell(cell.recipe, cell.model))
                 for model in self.suite.models:
-                    group.create_task(self._final(Run("base", model, self.suite.seeds[0], {}), 0))
+                    group.create_task(self._base(Run("base", model, self.suite.seeds[0], {})))
         finally:
             self.work.cancel()
+
+    async def _base(self, run: Run) -> None:
+        if await self._final(run, 0) and self.suite.measure.noise_floor:
+            await self._again(run, 0)
+
+    async def _again(self, run: Run, trial: int) -> None:
+        """Make the final measurements of a run's quality a second time, for the noise floor."""
+        label = f"{run.recipe} seed {run.seed}: measuring again"
+        kinds = final_kinds(self.suite, run.seed) - {"profile"}
+        try:
+            models = await self._graded(run, "final", chain_ends(self.facts, run, chain(self.facts, run)), kinds)
+            first, second = (
+                measure_specs(self.facts, run.recipe, models, ("final",), kinds, label, repeat=repeat)
+                for repeat in (0, 1)
+            )
+            for (target, again), (_, of) in zip(second, first, strict=True):
+                await self.work.measure(again)
+                self.records.repeat(run, trial, models.artifact, target, again, of)
+        except FailedRunError as error:
+            # The run keeps its figures: what is missing is how much they would differ.
+            self._fail(run, trial, error)
+            self.failures.append(f"{run.recipe} on {run.model}: the noise floor is not known: {error.result.message}")
 
     async def _cell(self, recipe: str, model: str) -> None:
         before: dict[str, Settings] = {}
@@ -128,17 +151,43 @@ class _Sweep:
 
     async def _tune(self, recipe: str, model: str, before: Mapping[str, Settings]) -> Past | None:
         seed = self.suite.seeds[0]
+        past: list[Past] | None = None
         while True:
-            with self.store.fresh():
-                past = history(self.store, self.suite, self.plan.sweep, recipe, model)
+            if past is None:
+                with self.store.fresh():
+                    past = history(self.store, self.suite, self.plan.sweep, recipe, model)
             done = sum(p.state != "running" for p in past)
             self.display.cell(recipe, model, done, self.suite.budget.trials_per_cell)
             batch = next_batch(self.facts, recipe, model, past)
             if not batch or self._bound(recipe, model, min(batch)):
                 return best_trial(past, list(self.suite.objectives.values()))
             async with asyncio.TaskGroup() as group:
-                for number, settings in batch.items():
-                    group.create_task(self._trial(Run(recipe, model, seed, {**before, recipe: settings}), number))
+                trials = {
+                    number: group.create_task(
+                        self._trial(Run(recipe, model, seed, {**before, recipe: settings}), number)
+                    )
+                    for number, settings in batch.items()
+                }
+            past = self._with(past, batch, {number: trial.result() for number, trial in trials.items()})
+
+    def _with(
+        self, past: Sequence[Past], batch: Mapping[int, Settings], reached: Mapping[int, Mapping[str, float] | None]
+    ) -> list[Past] | None:
+        """What `history` would say after this batch; None, for it to be asked, where a trial of it has no result.
+
+        To open the database for that takes longer than all else that a trial costs here.
+        """
+        if self.suite.early_stopping is not None:
+            # Rivals are looked up in the store, where the last trial's end is from the next ingest on.
+            return None
+        found = {p.number: p for p in past}
+        for number, values in reached.items():
+            if values is None:
+                return None
+            # As the store gives them back: the search must not depend on whether it was resumed.
+            settings = json.loads(json.dumps(batch[number], sort_keys=True))
+            found[number] = past_trial(self.suite, number, "complete", settings, values)
+        return [found[number] for number in sorted(found)]
 
     def _bound(self, recipe: str, model: str, number: int) -> bool:
         """Whether the trials before the batch of this one have reached a bound of the cell's budget."""
@@ -151,32 +200,34 @@ class _Sweep:
         self.display.note(self.not_done[-1])
         return True
 
-    async def _trial(self, run: Run, trial: int) -> None:
+    async def _trial(self, run: Run, trial: int) -> dict[str, float] | None:
+        """Make a tuning trial; the values of its objectives and constraints, None where it has ended without."""
         suite, started = self.suite, time.monotonic()
         self.records.trial(run, trial, "tune", "running")
         try:
             specs = chain(self.facts, run)
             models = chain_ends(self.facts, run, specs)
             await self._train(run, trial, self.rungs.of_training(run, trial, specs))
-            await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
+            keys = await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
             with self.store.fresh():
-                values = objective_values(self.store, suite, self.plan.sweep, run.recipe, run.model, trial, run.seed)
-                seconds = time.monotonic() - started
-                self.records.trial(run, trial, "tune", "complete", models=models, objectives=values, seconds=seconds)
-                # Here it costs a tenth of what it would where the next batch is suggested.
-                self.store.ingest()
+                values = values_of(self.store, suite, run.recipe, keys)
         except FailedRunError as error:
             self._failed_trial(run, trial, "tune", error, started)
+            return None
         except MeasurementError as error:
             self._failed_trial(run, trial, "tune", FailedRunError.because(str(error)), started)
-        else:
-            shown = ", ".join(f"{n} {v:.3f}" for n, v in values.items())
-            self.display.note(f"{run.recipe} trial {trial}: {shown} with {_short(run.settings[run.recipe])}")
+            return None
+        seconds = time.monotonic() - started
+        self.records.trial(run, trial, "tune", "complete", models=models, objectives=values, seconds=seconds)
+        shown = ", ".join(f"{n} {v:.3f}" for n, v in values.items())
+        self.display.note(f"{run.recipe} trial {trial}: {shown} with {_short(run.settings[run.recipe])}")
+        return values
 
-    async def _final(self, run: Run, trial: int) -> None:
+    async def _final(self, run: Run, trial: int) -> bool:
+        """Make a final run; whether it has a result."""
         if (kept := self.records.without_result(run, trial)) is not None:
             self.display.note(f"{run.recipe} seed {run.seed}: {kept} earlier and not run again (harness retry runs it)")
-            return
+            return False
         started = time.monotonic()
         specs = chain(self.facts, run)
         models = chain_ends(self.facts, run, specs)
@@ -189,25 +240,33 @@ class _Sweep:
             await self._measure(run, trial, "final", models, final_kinds(self.suite, run.seed))
         except FailedRunError as error:
             self._failed_trial(run, trial, "final", error, started)
-        else:
-            if not done:
-                seconds = time.monotonic() - started
-                self.records.trial(run, trial, "final", "complete", models=models, seconds=seconds)
-                self.display.note(f"{run.recipe} seed {run.seed}: measured")
+            return False
+        if not done:
+            seconds = time.monotonic() - started
+            self.records.trial(run, trial, "final", "complete", models=models, seconds=seconds)
+            self.display.note(f"{run.recipe} seed {run.seed}: measured")
+        return True
 
     async def _train(self, run: Run, trial: int, specs: Sequence[StageSpec]) -> None:
         for position, spec in enumerate(specs):
             reused = await self.work.stage(spec)
             self.records.stage(run, trial, position, spec, reused=reused)
 
-    async def _measure(self, run: Run, trial: int, phase: Half, models: Models, kinds: frozenset[ItemKind]) -> None:
+    async def _graded(self, run: Run, phase: Half, models: Models, kinds: frozenset[ItemKind]) -> Models:
+        """The models of a run with those that grade it, made if need be."""
         reward = await self._graders.reward(run, phase) if "gold" in kinds else None
         judging = self.suite.measure.judge if "judge" in kinds else None
         judge = await self._graders.judge(run, models, judging.model) if judging else None
-        label = f"{run.recipe} seed {run.seed}: measuring"
         profiled = "profile" in kinds and self.suite.measure.profile is not None
         shape = self.work.shape(models.policy) if profiled else None
-        models = replace(models, reward=reward, judge=judge, shape=shape)
+        return replace(models, reward=reward, judge=judge, shape=shape)
+
+    async def _measure(
+        self, run: Run, trial: int, phase: Half, models: Models, kinds: frozenset[ItemKind]
+    ) -> list[str]:
+        """Measure a run's models; the keys of its measurements."""
+        label = f"{run.recipe} seed {run.seed}: measuring"
+        models = await self._graded(run, phase, models, kinds)
         specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
         if phase == "tune":
             specs = [(target, self.rungs.of_documents(run, trial, spec)) for target, spec in specs]
@@ -218,6 +277,7 @@ class _Sweep:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+        return [item.key for _, spec in ended for item in spec.items]
 
     def _failed_trial(self, run: Run, trial: int, phase: Half, error: FailedRunError, started: float) -> None:
         self._fail(run, trial, error)

@@ -43,6 +43,7 @@ class Records:
         self._linked: set[tuple[object, ...]] = {
             *store.query(f"SELECT {run}, stage FROM raw.stage_links {mine}").rows(),
             *store.query(f"SELECT {run}, phase, target, measurement FROM raw.measurement_links {mine}").rows(),
+            *store.query(f"SELECT {run}, target, measurement, repeats FROM raw.repeat_links {mine}").rows(),
         }
 
     def sweep(self, state: SweepState, not_done: Sequence[str] = ()) -> None:
@@ -134,6 +135,16 @@ class Records:
         ]
         self._linked |= {(*(r[c] for c in _RUN), r["phase"], r["target"], r["measurement"]) for r in links}
         self._store.append("measurement_links", links)
+
+    def repeat(self, run: Run, trial: int, artifact: str, target: Target, again: MeasureSpec, of: MeasureSpec) -> None:
+        """The measurements of a spec have been made a second time: `again` repeats `of`, item by item."""
+        links = [
+            {**self._where(run, trial), "artifact": artifact, "target": target.name}
+            | {"measurement": second.key, "repeats": first.key}
+            for second, first in zip(again.items, of.items, strict=True)
+            if (run.recipe, run.model, trial, run.seed, target.name, second.key, first.key) not in self._linked
+        ]
+        self._store.append("repeat_links", links)
 
     def failure(self, run: Run, trial: int, error: FailedRunError) -> None:
         """The run has ended without a result."""

@@ -13,6 +13,7 @@ from harness.data import DataSource, load_training_set
 from harness.gates._evidence import Asked, Evidence, read_evidence
 from harness.gates._fewshot import _judge
 from harness.gates._types import Flag
+from harness.measure._requests import fewshot_of
 from harness.measure.tasks import load_tasks
 from harness.store import Store
 from harness.suite import Task
@@ -176,7 +177,7 @@ def _task(pool: int, sampler: str = "default", **splits: str) -> SimpleNamespace
 def test_examples_from_the_measured_documents(found: Evidence, config: dict[str, str], flagged: bool) -> None:
     task = _task(100, **config)
     one = next(a for a in found.asked if a.task == "mmlu")
-    flags = list(_judge(one, SimpleNamespace(name="task", task=task), 5))  # type: ignore[arg-type]
+    flags = list(_judge(one, "task", fewshot_of(task, 5)))
     assert ["the split that is measured" in f.message for f in flags if isinstance(f, Flag)] == [True] * flagged
 
 
@@ -184,7 +185,7 @@ def test_examples_that_the_task_fixes_are_no_flag(found: Evidence) -> None:
     # MMLU's dev split has five documents of each subject, and 5-shot shows them all.
     task = _task(5, test_split="test", fewshot_split="dev", sampler="first_n")
     one = next(a for a in found.asked if a.task == "mmlu")
-    assert list(_judge(one, SimpleNamespace(name="task", task=task), 5)) == []  # type: ignore[arg-type]
+    assert list(_judge(one, "task", fewshot_of(task, 5))) == []
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from harness.errors import UserError
 from harness.report import against_baseline, compare, regressed, write_comparison
 from harness.stats import holm, paired_difference
 from harness.store import TABLES, Store
-from tests.report.stores import derive
+from tests.report.stores import Change, derive
 from tests.store.scenario import MODEL, SWEEP
 
 OTHER = "later-99887766"
@@ -38,9 +38,12 @@ def both(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The scenario's sweep, and a later one of another suite whose gold rewards are higher."""
     folder = tmp_path_factory.mktemp("both")
     changes = dict.fromkeys(TABLES, _renamed) | {"samples": _better, "environment_rows": lambda f: f}
-    later = derive(store, folder / "later", changes)
-    joined = Store(folder / "results")
-    for one in (store, later):
+    return _joined(folder / "results", store, derive(store, folder / "later", changes))
+
+
+def _joined(results: Path, *stores: Store) -> Store:
+    joined = Store(results)
+    for one in stores:
         for name, table in TABLES.items():
             columns = ", ".join(f'"{c}"' for c in table.names)
             frame = one.query(f"SELECT {columns} FROM raw.{name}")
@@ -152,3 +155,29 @@ def test_a_sweep_is_not_its_own_baseline_and_must_have_ended(both: Store, store:
     running = derive(store, tmp_path, {"sweep_events": lambda f: f.with_columns(pl.lit("running").alias("state"))})
     with pytest.raises(UserError, match="its figures are not final"):
         against_baseline(running, SWEEP, f"{SWEEP}/dpo")
+
+
+def _subjects(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.col("task").replace({"mmlu": "mmlu_anatomy", "gsm8k": "mmlu_astronomy"}))
+
+
+def _asking(tasks: str) -> Change:
+    suite = f'{{"name": "s", "measure": {{"tasks": {{{tasks}}}}}}}'
+    return lambda frame: frame.with_columns(pl.lit(suite).alias("suite_json"))
+
+
+def test_a_group_and_a_part_of_it_meet_on_the_shared_subjects(store: Store, tmp_path: Path) -> None:
+    whole = {"measurements": _subjects, "sweep_events": _asking('"mmlu": {}')}
+    first = derive(store, tmp_path / "first", whole)
+    part = {name: lambda f, name=name: whole.get(name, lambda g: g)(_renamed(f)) for name in TABLES}
+    part |= {"sweep_events": lambda f: _asking('"mmlu_anatomy": {}, "hellaswag": {}')(_renamed(f))}
+    second = derive(store, tmp_path / "second", part | {"environment_rows": lambda f: f})
+    joined = _joined(tmp_path / "results", first, second)
+    for names in ([f"{SWEEP}/dpo", "later/dpo"], ["later/dpo", f"{SWEEP}/dpo"]):
+        rows = {row.what: row for row in compare(joined, names).rows}
+        assert "mmlu acc" not in rows
+        assert (rows["mmlu_anatomy acc"].difference.n, rows["mmlu_anatomy acc"].changed) == (40, 0.0)
+        # Both have it by its own name.
+        assert "hellaswag acc_norm" in rows
+    # Within one sweep nothing is renamed.
+    assert "mmlu_anatomy acc" not in {row.what for row in compare(joined, [SWEEP]).rows}

@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_a_view_has_the_columns_it_documents(store: Store, name: str) -> None:
     frame = store.query(f"FROM {name}")
     assert frame.columns == list(VIEWS[name].columns)
-    assert frame.height > 0 or name in ("ratings", "rungs")
+    assert frame.height > 0 or name in ("ratings", "rungs", "noise", "requests")
     told = store.query("SELECT column_name, description FROM dictionary WHERE view_name = ?", [name]).rows()
     assert dict(told) == {None: VIEWS[name].description} | VIEWS[name].columns
 

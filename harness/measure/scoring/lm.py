@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from harness.errors import MeasurementError
+from harness.measure.scoring._counted import CountedHFLM
 from harness.measure.scoring._forward import Budget, unsupported
 from harness.measure.scoring._generate import Generated, generate_tree
 from harness.measure.scoring._plain import generate_plain
@@ -113,11 +113,11 @@ class Engine:
 
 
 @register_model("prefix-tree")
-class PrefixTreeLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped
+class PrefixTreeLM(CountedHFLM):
     """Takes what lm-eval's `hf` takes (`pretrained` as a name, folder or loaded model, `tokenizer`, `dtype`, …).
 
     Results are those of `hf` with `logits_cache=False` and batch size 1. `batch_size` is accepted and not used: a pass
-    is bounded by `token_budget` tokens.
+    is bounded by `token_budget` tokens. Samples differ with `seed`.
     """
 
     def __init__(self, pretrained: "str | PreTrainedModel", token_budget: int | None = None, **kwargs: Any) -> None:  # noqa: ANN401 (lm-eval's own arguments)
@@ -127,6 +127,7 @@ class PrefixTreeLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             raise ValueError("prefix-tree: only causal language models; use lm-eval's hf for encoder-decoder models")
         self.engine = Engine(self.model, int(token_budget) if token_budget else None)
         self.progress: Progress | None = None
+        self.seed = 0
 
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """See `lm_eval.api.model.LM.loglikelihood`."""
@@ -134,6 +135,8 @@ class PrefixTreeLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             raise ValueError("enable_thinking=True has no meaning for log-likelihoods; use generative tasks only")
         texts = [r.args for r in requests]
         encoded = encode_pairs(self.tokenizer, texts, self.prefix_token_id, self.add_bos_token)
+        for request, (context, continuation) in zip(requests, encoded, strict=True):
+            self.counts[str(request.task_name)].cut(len(context) + len(continuation) - self.max_length - 1)
         return self._loglikelihood_tokens(
             [(text, context, continuation) for text, (context, continuation) in zip(texts, encoded, strict=True)]
         )
@@ -171,6 +174,8 @@ class PrefixTreeLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             for window in map(make_disjoint_window, rolling):
                 windows.append((None, *window))
                 owners.append(i)
+        for request in requests:
+            self.counts[str(request.task_name)].cut(0)
         totals = [0.0] * len(texts)
         for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
             totals[owner] += value
@@ -192,8 +197,8 @@ class PrefixTreeLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped
                 texts = super().generate_until([requests[i] for i in members], disable_tqdm=disable_tqdm)
                 found.update(zip(members, texts, strict=True))
                 continue
-            contexts = [requests[i].args[0] for i in members]
-            for i, text in zip(members, self._generate(contexts, settings, sampling), strict=True):
+            asked = [requests[i] for i in members]
+            for i, text in zip(members, self._generate(asked, settings, sampling), strict=True):
                 found[i] = text
                 self.cache_hook.add_partial("generate_until", requests[i].args, text)
         return [found[i] for i in range(len(requests))]
@@ -220,24 +225,30 @@ class PrefixTreeLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             return None
         return Sampling(temperature, top_k or 0, 1.0 if top_p is None else top_p)
 
-    def _generate(self, contexts: list[str], settings: dict[str, Any], sampling: Sampling) -> list[str]:
+    def _generate(self, requests: "list[Instance]", settings: dict[str, Any], sampling: Sampling) -> list[str]:
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         stops = handle_stop_sequences(settings["until"], eos=end)
         limit = settings["max_gen_toks"]
         room = self.max_length - limit
         if room <= 0:
             raise MeasurementError(f"max_gen_toks={limit} leaves no room for a prompt in {self.max_length} tokens")
-        encoded = encode_all(self.tokenizer, contexts, self.tokenizer.bos_token, self.add_bos_token)
+        texts = [r.args[0] for r in requests]
+        encoded = encode_all(self.tokenizer, texts, self.tokenizer.bos_token, self.add_bos_token)
         own = self.model.generation_config.eos_token_id
         ends = {self.eot_token_id, *([own] if isinstance(own, int) else own or [])}
         generated = self.engine.generate(
-            [encoded[c][-room:] for c in contexts],
+            [encoded[t][-room:] for t in texts],
             limit,
             ends=frozenset(ends),
             stop=StopStrings(self.tokenizer, stops),
             sampling=sampling,
+            seeds=[(self.seed << 32) + i for i in range(len(texts))],
             progress=self.progress,
         )
+        for request, text, answer in zip(requests, texts, generated, strict=True):
+            counts = self.counts[str(request.task_name)]
+            counts.cut(len(encoded[text]) - room)
+            counts.wrote(ended=answer.ended)
         return [self._text(g.tokens, stops) for g in generated]
 
     def get_model_info(self) -> dict[str, Any]:
