@@ -17,7 +17,7 @@ from harness.suite import Space
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Past", "best_trial", "suggest"]
+__all__ = ["Past", "best_trial", "distribution", "suggest"]
 
 Setting = bool | int | float | str | None
 Direction = Literal["maximize", "minimize"]
@@ -36,8 +36,14 @@ class Past:
     intermediate: Mapping[int, float] = field(default_factory=dict)
     """Of a pruned trial: number of a rung that it reached → its value there, better in the objective's direction."""
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is complete and all its values are finite."""
+        return self.state == "complete" and self.values is not None and all(math.isfinite(v) for v in self.values)
 
-def _distribution(space: Space) -> "optuna.distributions.BaseDistribution":
+
+def distribution(space: Space) -> "optuna.distributions.BaseDistribution":
+    """The search space as Optuna has it."""
     import optuna.distributions as d
 
     if space.values is not None:
@@ -88,22 +94,20 @@ def suggest(
     study = optuna.create_study(
         directions=list(directions), sampler=_sampler(sampler, int.from_bytes(digest[:4], "big"))
     )
-    distributions = {name: _distribution(s) for name, s in sorted(space.items())}
+    distributions = {name: distribution(s) for name, s in sorted(space.items())}
     states = optuna.trial.TrialState
     for past in sorted(history, key=lambda p: p.number):
         if past.number >= number:
             continue
-        usable = past.values is not None and all(math.isfinite(v) for v in past.values)
-        complete = past.state == "complete" and usable
         other = {"running": states.RUNNING, "pruned": states.PRUNED}
-        state = states.COMPLETE if complete else other.get(past.state, states.FAIL)
+        state = states.COMPLETE if past.usable else other.get(past.state, states.FAIL)
         study.add_trial(
             optuna.trial.create_trial(
                 state=state,
                 params=dict(past.settings),
                 distributions=distributions,
-                values=list(past.values or ()) if complete else None,
-                constraints=dict(past.violations) if complete and past.violations else None,
+                values=list(past.values or ()) if past.usable else None,
+                constraints=dict(past.violations) if past.usable and past.violations else None,
                 # Optuna ranks pruned trials by their last value for a single objective only.
                 intermediate_values=dict(past.intermediate) if len(directions) == 1 else None,
             )
@@ -118,9 +122,7 @@ def best_trial(history: Sequence[Past], directions: Sequence[Direction]) -> Past
     With several objectives that is one end of the Pareto front, the end the suite names first. Ties go to the
     earlier trial. When no trial meets the constraints, the one that breaks them least.
     """
-    complete = [
-        p for p in history if p.state == "complete" and p.values is not None and all(math.isfinite(v) for v in p.values)
-    ]
+    complete = [past for past in history if past.usable]
     if not complete:
         return None
     signs = [-1.0 if d == "maximize" else 1.0 for d in directions]
