@@ -121,8 +121,14 @@
   addEventListener("beforeprint", print(true));
   addEventListener("afterprint", print(false));
 
-  drawStale().then(() => {
+  // One by one at first, so that the page answers meanwhile.
+  const drawFirst = async () => {
+    for (const id of [...stale].filter(inSight)) {
+      if (stale.has(id)) await draw(id);
+      await new Promise((done) => setTimeout(done));
+    }
     report.follow();
     document.documentElement.dataset.ready = "yes";
-  });
+  };
+  drawFirst();
 })();

@@ -127,8 +127,8 @@
     options(chosen, found.map((index) => [String(index), label(documents[index], index)]));
     chosen.value = String(found.includes(before) ? before : found[0] ?? "");
     for (const name of ["previous", "next", "document"]) part(name).disabled = found.length === 0;
-    const rest = documents.length === total ? "" : `, of ${total.toLocaleString("en")} in all`;
-    part("count").textContent = `${found.length} of ${documents.length} documents in this page match${rest}`;
+    const rest = documents.length === total ? "" : ` (${total.toLocaleString("en")} in all)`;
+    part("count").textContent = `${found.length} of the ${documents.length} documents in this page${rest} match`;
     show();
   };
   const offer = () => {

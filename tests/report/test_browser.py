@@ -63,7 +63,7 @@ class _Watched:
         self.page.on("dialog", lambda d: (self.trouble.append(f"dialog: {d.message}"), d.dismiss()))
         self.page.on("request", lambda r: self.asked.append(r.url))
         self.page.goto(path.as_uri() + at)
-        self.page.wait_for_function("document.documentElement.dataset.ready === 'yes'", timeout=60_000)
+        self.page.wait_for_function("() => document.documentElement.dataset.ready === 'yes'", timeout=60_000)
 
     def texts(self, selector: str) -> list[str]:
         return list(self.page.eval_on_selector_all(selector, "found => found.map((n) => n.textContent)"))
@@ -386,6 +386,11 @@ def samples(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(store, SWEEP, tmp_path_factory.mktemp("samples"), samples=1_000)
 
 
+@pytest.fixture(scope="module")
+def opened(browser: Any, samples: Path) -> _Watched:
+    return _Watched(browser, samples, 1280, at="#sample-browser")
+
+
 _PAIRS = """
     SELECT a.document FROM ({0}) a JOIN ({1}) b USING (document) WHERE {2} ORDER BY ALL
 """
@@ -424,18 +429,25 @@ def _shown(watched: _Watched) -> set[str]:
     ],
 )
 def test_samples_are_filtered_by_what_two_recipes_scored(
-    browser: Any, samples: Path, store: Store, a: str, b: str, task: str, metric: str, pick: str, condition: str
+    opened: _Watched, store: Store, a: str, b: str, task: str, metric: str, pick: str, condition: str
 ) -> None:
-    watched = _Watched(browser, samples, 1280, at=f"#sample-browser&task={task}&metric={metric}&a={a}&b={b}")
-    watched.page.select_option("#sample-pick", pick)
+    watched = opened
+    # As a link that was sent: what it names is chosen.
+    watched.page.evaluate(f"location.hash = '#sample-browser&task={task}&metric={metric}&a={a}&b={b}&pick={pick}'")
+    named = (
+        "['task', 'metric', 'a', 'b'].map((n) => document.getElementById(`sample-${n}`).selectedOptions[0].textContent)"
+    )
+    said = " ".join([f"{task} (40)", f"{metric}{', right or wrong' if task != 'gold' else ''}", a, b])
+    watched.page.wait_for_function(f"() => {named}.join(' ') === '{said}'")
     wanted = _expected(store, (a, b), task, metric, condition)
     assert wanted
+    assert watched.page.input_value("#sample-pick") == pick
     assert _shown(watched) == wanted
-    assert watched.page.inner_text("#sample-count") == f"{len(wanted)} of 40 documents in this page match"
+    assert watched.page.inner_text("#sample-count") == f"{len(wanted)} of the 40 documents in this page match"
     # The other way round it is asked the other way round.
     watched.page.click("#sample-swap")
     turned = _expected(store, (b, a), task, metric, condition)
-    assert watched.page.inner_text("#sample-count").startswith(f"{len(turned)} of 40")
+    assert watched.page.inner_text("#sample-count").startswith(f"{len(turned)} of the 40")
     assert watched.trouble == []
 
 
@@ -459,7 +471,7 @@ def test_samples_are_browsed_searched_and_linked(browser: Any, samples: Path) ->
     assert "No document in this page fits" in page.inner_text("#sample-view")
     page.select_option("#sample-task", label="judge (12)")
     page.fill("#sample-find", "WHAT ppo says")
-    assert page.inner_text("#sample-count") == "12 of 12 documents in this page match"
+    assert page.inner_text("#sample-count") == "12 of the 12 documents in this page match"
     assert "helpfulness" in page.inner_text("#sample-view")
     # The scenario's script is shown as the text it is.
     assert "<script>alert(1)</script>" in page.inner_text("#sample-view")
