@@ -59,7 +59,8 @@ class Point:
 class Series:
     """Points that share a name in the legend and a look; `colour` is an index, 0 the base model's.
 
-    A `joined` one is a line, its intervals in y a band around it; `steps`: the line keeps a value until the next.
+    A `joined` one is a line, its intervals in y a band around it; `steps`: the line keeps a value until the next
+    point, and has no band.
     """
 
     name: str
@@ -132,38 +133,34 @@ def _errors(points: Sequence[Point], which: str) -> dict[str, object] | None:
 
 
 def _bands(one: Series) -> list[dict[str, object]]:
-    """A filled area for each stretch of a line's points that have an interval."""
+    """The areas between a line and the ends of its intervals: one above and one below, for each stretch that has it."""
     colour, _ = style_of(one.colour)
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     traces: list[dict[str, object]] = []
-    for known, part in groupby(one.points, lambda p: p.spread_y is not None and any(map(math.isfinite, p.spread_y))):
-        stretch = list(part)
-        if not known or len(stretch) < 2:
-            continue
-        low, high = ([_or(p.spread_y[end], p.y) for p in stretch if p.spread_y] for end in (0, 1))
-        places = [p.x for p in stretch]
-        if one.steps:
-            places = [x for pair in zip(places, [*places[1:], places[-1]], strict=True) for x in pair]
-            low, high = ([v for v in side for _ in range(2)] for side in (low, high))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "legendgroup": text_for_plotly(one.name),
-                "showlegend": False,
-                "x": [*places, *reversed(places)],
-                "y": [*low, *reversed(high)],
-                "fill": "toself",
-                "fillcolor": f"rgba({red},{green},{blue},{_BAND})",
-                "hoverinfo": "skip",
-                "line": {"width": 0},
-            }
-        )
+    for end in (0, 1):
+        for known, part in groupby(((p, p.spread_y[end] if p.spread_y else math.nan) for p in one.points), _is_known):
+            stretch = list(part)
+            if not known or len(stretch) < 2:
+                continue
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "legendgroup": text_for_plotly(one.name),
+                    "showlegend": False,
+                    "x": [*(p.x for p, _ in stretch), *(p.x for p, _ in reversed(stretch))],
+                    "y": [*(p.y for p, _ in stretch), *(bound for _, bound in reversed(stretch))],
+                    "fill": "toself",
+                    "fillcolor": f"rgba({red},{green},{blue},{_BAND})",
+                    "hoverinfo": "skip",
+                    "line": {"width": 0},
+                }
+            )
     return traces
 
 
-def _or(value: float, otherwise: float) -> float:
-    return value if math.isfinite(value) else otherwise
+def _is_known(end: tuple[Point, float]) -> bool:
+    return math.isfinite(end[1])
 
 
 def scatter(series: Sequence[Series], x: str, y: str, **layout: object) -> Variant:

@@ -57,7 +57,13 @@ def test_random_search_is_averaged_over_all_sets_of_trials(store: Store, tmp_pat
     assert line["y"][0] == pytest.approx(sum(SCORES) / len(SCORES))
     assert line["y"][-1] == max(SCORES)
     assert line["y"] == list(expected_best(SCORES).value)
-    assert any("fill" in t for t in _variant(figure, "tuning trials").traces)
+    # Twelve trials bound the better side of the best of one and two, and the worse side of all.
+    areas = [
+        len(t["x"]) // 2
+        for t in _variant(figure, "tuning trials").traces
+        if t.get("legendgroup") == "dpo" and "fill" in t
+    ]
+    assert areas == [12, 2]
     assert "unbiased for random search" in figure.caption
     # 1, 2, 4, 8 and all 12.
     own = [r for r in figure.numbers.rows if r[:2] == ["dpo", "tuning trials"]]

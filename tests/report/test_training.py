@@ -58,9 +58,14 @@ def _lines(variant: Variant, name: str) -> list[Any]:
     return sorted(own, key=lambda t: -float(str(t["opacity"])))
 
 
-def _band(variant: Variant, name: str) -> Any:
-    (found,) = (t for t in variant.traces if "fill" in t and t["legendgroup"] == name)
-    return found
+def _band(variant: Variant, name: str) -> tuple[list[float], list[float], str]:
+    """The lower and the upper bound of a recipe's band, each an area between it and the line; and its colour."""
+    found: list[Any] = [t for t in variant.traces if "fill" in t and t["legendgroup"] == name]
+    below, above = found
+    n = len(below["x"]) // 2
+    assert below["y"][:n] == above["y"][:n] == _lines(variant, name)[0]["y"]
+    assert below["x"] == [*below["x"][:n], *below["x"][:n][::-1]] == above["x"]
+    return below["y"][n:][::-1], above["y"][n:][::-1], below["fillcolor"]
 
 
 def _rows(figure: Figure, name: str, metric: str = "loss") -> list[dict[str, object]]:
@@ -76,9 +81,9 @@ def test_two_seeds_have_a_mean_and_span_a_band(store: Store) -> None:
     assert len(finals) == 2
     assert mean["y"] == pytest.approx(np.mean([t["y"] for t in finals], axis=0))
     low, high = np.min([t["y"] for t in finals], axis=0), np.max([t["y"] for t in finals], axis=0)
-    band = _band(variant, "dpo")
-    assert band["y"] == pytest.approx([*low, *high[::-1]])
-    assert band["x"] == [*mean["x"], *mean["x"][::-1]]
+    drawn = _band(variant, "dpo")
+    assert drawn[0] == pytest.approx(low)
+    assert drawn[1] == pytest.approx(high)
     # The chosen trial's run with the first seed is a final run; three others were tuning runs, one of which failed.
     assert [t["opacity"] for t in rest if t["opacity"] < 0.5] == [0.28] * 3
     first = _rows(figure, "dpo")[0]
@@ -93,7 +98,7 @@ def test_from_three_seeds_on_the_band_is_students() -> None:
     band, mean = _band(variant, "a"), _lines(variant, "a")[0]
     assert mean["y"] == pytest.approx([3.0 + s for s in range(1, 11)])
     low, high = stats.t.interval(0.95, 2, loc=4.0, scale=np.std([1, 2, 6], ddof=1) / math.sqrt(3))
-    assert (band["y"][0], band["y"][-1]) == pytest.approx((low, high))
+    assert (band[0][0], band[1][0]) == pytest.approx((low, high))
     assert "95 % t interval" in str(mean["hovertext"][0])
     # Areas lie under every line, and are told apart from one another by more than colour.
     kinds = ["fill" in t for t in variant.traces]
@@ -151,7 +156,7 @@ def test_a_method_that_a_recipe_uses_twice_is_two_lines() -> None:
 def test_many_recipes_have_their_bands_in_the_table_only() -> None:
     names = [f"r{n}" for n in range(9)]
     few, many = (_figure(_facts(n, lambda r, s, _: float(len(r) + s))) for n in (names[:8], names))
-    assert sum("fill" in t for t in few.variants[0].traces) == 8
+    assert sum("fill" in t for t in few.variants[0].traces) == 16
     assert not [t for t in many.variants[0].traces if "fill" in t]
     assert "the bands are in the table only" in many.caption
     assert "the bands are in the table only" not in few.caption
@@ -185,4 +190,4 @@ def test_a_curve_goes_by_its_recipes_colour() -> None:
     colours = {name: _lines(variant, name)[0]["line"]["color"] for name in ("a", "b")}
     assert colours["a"] != colours["b"]
     red, green, blue = (int(colours["a"][i : i + 2], 16) for i in (1, 3, 5))
-    assert _band(variant, "a")["fillcolor"].startswith(f"rgba({red},{green},{blue},")
+    assert _band(variant, "a")[2].startswith(f"rgba({red},{green},{blue},")
