@@ -30,12 +30,13 @@ PROFILE = "profile"
 """The task under which latency and memory stand."""
 
 STATISTICS: dict[str, object] = {
-    "version": 1,
+    "version": 2,
     "confidence": 0.95,
     "resamples": 4000,
     "seed": 0,
     "mean": "harness.stats.crossed_interval: mean over documents and seeds, over the documents that every seed has; "
     "the interval is cut at the ends of the metric's range where it has one",
+    "stderr": "of the same: the documents' and the seeds' variance together",
     "median": "median, least and most over the repeats of one profile",
     "rank": "harness.stats.rank_intervals over all entries with the task and metric, Holm-corrected over their pairs",
     "difference": "harness.stats.paired_difference with the base model's entry over the documents that both have; "
@@ -52,9 +53,10 @@ _NO_ORDER = frozenset({"length"})
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95 % interval, from `n` documents (of a profile: repeats); NaN bounds are unknown."""
+    """A value with its standard error and 95 % interval, from `n` documents (of a profile: repeats); NaN is unknown."""
 
     value: float
+    stderr: float
     low: float
     high: float
     n: int
@@ -104,11 +106,11 @@ def figure(task: str, metric: str, found: Scores) -> Figure | None:
         repeats = sorted(v for row in table.values() for v in row)
         middle = len(repeats) // 2
         median = repeats[middle] if len(repeats) % 2 else (repeats[middle - 1] + repeats[middle]) / 2
-        return Figure(median, repeats[0], repeats[-1], len(repeats), seeds)
+        return Figure(median, math.nan, repeats[0], repeats[-1], len(repeats), seeds)
     mean = crossed_interval(table)
     least, most = bounds_of(metric)
     low, high = (b if math.isnan(b) else min(max(b, least), most) for b in (mean.low, mean.high))
-    return Figure(mean.value, low, high, mean.n, seeds)
+    return Figure(mean.value, mean.stderr, low, high, mean.n, seeds)
 
 
 def ranks(task: str, metric: str, entries: Mapping[str, Scores]) -> dict[str, tuple[int, int, int]]:

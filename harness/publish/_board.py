@@ -9,6 +9,7 @@ from harness.errors import UserError
 from harness.publish._aggregates import PROFILE, against, direction, figure, ranks, scores
 from harness.publish._cards import Card
 from harness.publish._gather import Part
+from harness.publish._spool import Samples
 from harness.stats import Scores
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ ROWS = {
     "statistic": "String",
     "better": "String",
     "value": "Float64",
+    "stderr": "Float64",
     "low": "Float64",
     "high": "Float64",
     "n": "Int64",
@@ -69,7 +71,7 @@ class Board:
 
     cards: Mapping[str, Card]
     rows: "pl.DataFrame"
-    samples: "Mapping[str, pl.DataFrame]"
+    samples: Mapping[str, Samples]
     conflicts: Sequence[Sequence[str]]
 
     def rows_of(self, key: str) -> list[dict[str, object]]:
@@ -86,7 +88,7 @@ def board_of(parts: Sequence[Part]) -> Board:
         UserError: none, too many, or a score that is not finite.
     """
     cards: dict[str, Card] = {}
-    samples: dict[str, pl.DataFrame] = {}
+    samples: dict[str, Samples] = {}
     keys: dict[str, list[str]] = {}
     known: set[str] = set()
     for card, own in parts:
@@ -100,7 +102,7 @@ def board_of(parts: Sequence[Part]) -> Board:
         raise UserError("nothing to publish: no sweep has final scores yet; `harness status` says how far each is")
     if len(cards) > MOST_ENTRIES:
         raise UserError(f"{len(cards)} entries are more than a board holds ({MOST_ENTRIES}): publish fewer sweeps")
-    rows = _rows(cards, {key: _by_figure(frame) for key, frame in samples.items()})
+    rows = _rows(cards, {key: _by_figure(own.scores()) for key, own in samples.items()})
     return Board(cards, rows, samples, [k for k in keys.values() if len(k) > 1])
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["SAMPLES", "Budget", "Card", "Failure", "Stage", "digest_of", "identity"]
+__all__ = ["SAMPLES", "Budget", "Card", "Condition", "Failure", "Stage", "digest_of", "identity"]
 
 SAMPLES = {
     "task": "String",
@@ -21,6 +21,7 @@ SAMPLES = {
     "score": "Float64",
     "response": "String",
     "prompt": "String",
+    "expected": "String",
 }
 """The columns of an entry's samples and their polars types; in an export `entry` stands before them.
 
@@ -50,6 +51,14 @@ class Stage(_Strict):
     precision: str
     seconds: _Amount
     peak_mb: _Amount
+
+
+class Condition(_Strict):
+    """How one of the tasks that a suite's task is made of was measured."""
+
+    task: str
+    leaf: str
+    settings: dict[str, JsonValue]
 
 
 class Failure(_Strict):
@@ -122,6 +131,9 @@ class Card(_Strict):
     """Seed → key of the scored artifact."""
     measurements: list[tuple[str, str]]
     """Task and key of each measurement behind the scores."""
+    conditions: list[Condition]
+    datasets: dict[str, list[str]]
+    """Task → the datasets of the Hub that its documents are; of those alone that came from there."""
     failures: list[Failure]
     notes: list[str]
 

@@ -1,8 +1,10 @@
 """The last look at an export's bytes before they go out: whatever is left in them of this machine stops it."""
 
 import html
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
@@ -10,6 +12,7 @@ from harness.publish._board import Board
 from harness.publish._frame import own_code
 from harness.publish._gather import Part
 from harness.publish._scrub import Scrubber
+from harness.publish._spool import Blob, Spooled
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,7 +31,7 @@ _OURS: dict[str, Any] = {
 """Parts of a card whose words are the harness's own."""
 
 
-def refuse(content: Mapping[str, bytes], board: Board, own: Sequence[Part], scrub: Scrubber) -> None:
+def refuse(content: Mapping[str, Blob], board: Board, own: Sequence[Part], scrub: Scrubber) -> None:
     """Look at every byte for paths and secrets, and at what comes from this machine for names of users and hosts too.
 
     The pages are not searched for names: a user may be called like a word in them, and all else in them is from the
@@ -43,10 +46,14 @@ def refuse(content: Mapping[str, bytes], board: Board, own: Sequence[Part], scru
     Raises:
         UserError: something is found; what and in which file, but not its text.
     """
-    found = [(name, scrub.first_problem(_texts(name, raw, board), names=False)) for name, raw in content.items()]
+    seen = _Seen()
+    found = [
+        (name, scrub.first_problem(seen.new(_texts(name, blob, board)), names=False)) for name, blob in content.items()
+    ]
+    seen = _Seen()
     for card, samples in own:
-        texts = [*_values(card.model_dump(mode="json", exclude=_OURS)), *_columns(samples)]
-        found.append((f"entry {card.id}", scrub.first_problem(texts)))
+        texts = itertools.chain(_values(card.model_dump(mode="json", exclude=_OURS)), _columns(samples.frame()))
+        found.append((f"entry {card.id}", scrub.first_problem(seen.new(texts))))
     for name, problem in found:
         if problem is not None:
             raise UserError(
@@ -55,8 +62,50 @@ def refuse(content: Mapping[str, bytes], board: Board, own: Sequence[Part], scru
             )
 
 
-def _texts(name: str, raw: bytes, board: Board) -> Iterator[str]:
+class _Seen:
+    """Leaves out texts that were looked at before: a prompt stands in many lines of many files."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+
+    def new(self, texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            mark = hash(text)
+            if mark not in self._known:
+                self._known.add(mark)
+                yield text
+
+
+def _texts(name: str, blob: Blob, board: Board) -> Iterator[str]:
     yield name
+    if name == "data/samples.parquet":
+        for own in board.samples.values():
+            yield from _columns(own.frame())
+    elif isinstance(blob, Spooled):
+        yield from _lines(name, blob.path)
+    else:
+        yield from _whole(name, blob, board)
+
+
+def _lines(name: str, path: Path) -> Iterator[str]:
+    if name.endswith(".jsonl"):
+        with path.open("rb") as file:
+            for line in file:
+                yield from _strings(json.loads(line))
+        return
+    text = path.read_text(encoding="utf-8")
+    if name.endswith(".json"):
+        yield from _strings(json.loads(text))
+        return
+    from ruamel.yaml import YAML
+
+    # In YAML's quotes and Markdown's entities a text is not as it stands: what they stand for is looked at.
+    head, body = text.split("\n---\n", 1) if name.endswith(".md") else (text, "")
+    yield from _strings(YAML(typ="safe").load(head))
+    yield html.unescape(body)
+
+
+def _whole(name: str, raw: bytes, board: Board) -> Iterator[str]:
     if name.endswith(".html"):
         text = raw.decode()
         # Code that every page has, and hashes of it: the same for everybody.
@@ -67,9 +116,6 @@ def _texts(name: str, raw: bytes, board: Board) -> Iterator[str]:
         yield from _strings(json.loads(raw))
     elif name.endswith(".csv"):
         yield raw.decode()
-    elif name == "data/samples.parquet":
-        for own in board.samples.values():
-            yield from _columns(own)
     else:
         yield from _columns(board.rows)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from harness.publish._aggregates import PROFILE
 from harness.publish._board import Board
 from harness.publish._cards import Card
+from harness.publish._formats import downloads
 from harness.publish._frame import as_float, interval, places, verdict
 from harness.report._document import document, navigation, part
 from harness.report._html import Html, Table, join, number, table, tag
@@ -26,7 +27,7 @@ _KEY = 12
 
 def entry_page(board: Board, key: str, made: str) -> str:
     """The page `entries/<key>.html`."""
-    card, rows = board.cards[key], board.rows_of(key)
+    card, rows, samples = board.cards[key], board.rows_of(key), board.samples[key].frame()
     others = [k for keys in board.conflicts if key in keys for k in keys if k != key]
     parts = [
         _conflict(board, others),
@@ -34,7 +35,8 @@ def entry_page(board: Board, key: str, made: str) -> str:
         part("budget", "What it took", None, _budget(card), _settings(card)),
         part("profile", "Latency and memory", None, _profile(rows)),
         part("repeat", "Repeat it", None, *_repeat(card)),
-        part("samples", "Samples", None, *_samples(board.samples[key])),
+        part("samples", "Samples", None, *_samples(samples)),
+        part("downloads", "Downloads", None, *_downloads(card, key, rows, samples)),
         part("provenance", "Provenance", None, *_provenance(card)),
         part("failures", "Failures", None, *_failures(card)),
     ]
@@ -44,6 +46,7 @@ def entry_page(board: Board, key: str, made: str) -> str:
         ("profile", "Latency and memory"),
         ("repeat", "Repeat it"),
         ("samples", "Samples"),
+        ("downloads", "Downloads"),
         ("provenance", "Provenance"),
         ("failures", "Failures"),
     ]
@@ -184,6 +187,15 @@ def _samples(samples: "pl.DataFrame") -> list[Html]:
             found.append(tag("details", head, *blocks, none))
     lead = f"The first {_SAMPLES} documents of each task by their hash, whatever they scored; the downloads have all."
     return [tag("p", lead, class_="lead"), *found]
+
+
+def _downloads(card: Card, key: str, rows: list[dict[str, object]], samples: "pl.DataFrame") -> list[Html]:
+    items = [
+        tag("li", tag("a", name.rpartition("/")[2], href=f"../{name}", download=True), f": {what}")
+        for name, what in downloads(card, key, rows, samples)
+    ]
+    lead = "The same figures and samples for what reads other formats; the board has its own, with all entries."
+    return [tag("p", lead, class_="lead"), tag("ul", *items)]
 
 
 def _cut(text: str) -> str:

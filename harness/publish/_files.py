@@ -1,6 +1,7 @@
 """An export's files: what lies where, written aside and put in place as a whole, the manifest last."""
 
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -14,13 +15,16 @@ from harness.errors import UserError
 from harness.publish._aggregates import STATISTICS
 from harness.publish._board import ROWS, Board
 from harness.publish._cards import SAMPLES
+from harness.publish._croissant import CROISSANT, croissant
+from harness.publish._formats import formats
+from harness.publish._spool import Blob, Samples, Spool, Spooled, facts_of
 
 if TYPE_CHECKING:
     import polars as pl
 
 __all__ = ["FORMAT", "MANIFEST", "VERSION", "check_place", "code_digest", "csv_of", "data_files", "manifest_of", "put"]
 
-FORMAT, VERSION = "posttrain-harness leaderboard", 1
+FORMAT, VERSION = "posttrain-harness leaderboard", 2
 MANIFEST = "manifest.json"
 _NOT_RECOMPUTED = [
     "trials",
@@ -33,22 +37,38 @@ _NOT_RECOMPUTED = [
 _FORMULA = r"^[=+\-@\t\r]"
 
 
-def data_files(board: Board) -> dict[str, bytes]:
-    """The downloads: the figures three times, the samples, and the provenance of each entry."""
-    import polars as pl
-
+def data_files(board: Board) -> dict[str, Blob]:
+    """The downloads: the figures three times, the samples, the provenance of each entry, and the formats of others."""
     rows = board.rows.to_dicts()
     cards = {key: card.model_dump(mode="json") for key, card in board.cards.items()}
-    samples = pl.concat(
-        [own.select(pl.lit(key).alias("entry"), *SAMPLES) for key, own in board.samples.items()], how="vertical"
-    )
-    return {
+    spool = Spool()
+    found: dict[str, Blob] = {
         "data/entries.json": _json(rows),
         "data/entries.csv": csv_of(board.rows).encode(),
         "data/entries.parquet": _parquet(board.rows),
-        "data/samples.parquet": _parquet(samples),
+        "data/samples.parquet": _all_samples(board.samples, spool),
         "data/provenance.json": _json(cards),
     }
+    found[CROISSANT] = croissant(board, {name: facts_of(blob) for name, blob in found.items()})
+    for name, parts in formats(board):
+        found[name] = spool.write(parts)
+    return found
+
+
+def _all_samples(samples: Mapping[str, Samples], spool: Spool) -> Spooled:
+    """Those of all entries in one file, a group of rows each, so that one entry is read without the others."""
+    import polars as pl
+    import pyarrow.parquet as pq
+
+    path = spool.path()
+    writer = None
+    for key, own in samples.items():
+        rows = own.frame().select(pl.lit(key).alias("entry"), *SAMPLES).to_arrow(compat_level=pl.CompatLevel.oldest())
+        writer = writer or pq.ParquetWriter(path, rows.schema, compression="zstd")
+        writer.write_table(rows, row_group_size=max(rows.num_rows, 1))
+    if writer is not None:
+        writer.close()
+    return spool.have(path)
 
 
 def csv_of(rows: "pl.DataFrame") -> str:
@@ -72,7 +92,7 @@ def _parquet(frame: "pl.DataFrame") -> bytes:
     return buffer.getvalue()
 
 
-def manifest_of(board: Board, made: str, version: str, content: Mapping[str, bytes]) -> bytes:
+def manifest_of(board: Board, made: str, version: str, content: Mapping[str, Blob]) -> bytes:
     """What `verify` goes by.
 
     Args:
@@ -81,7 +101,8 @@ def manifest_of(board: Board, made: str, version: str, content: Mapping[str, byt
         version: of the harness.
         content: every other file, by its path in the export.
     """
-    listed = {n: {"size": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in sorted(content.items())}
+    facts = {name: facts_of(blob) for name, blob in sorted(content.items())}
+    listed = {name: {"size": size, "sha256": sha256} for name, (sha256, size) in facts.items()}
     return _json(
         {
             "format": FORMAT,
@@ -99,7 +120,8 @@ def manifest_of(board: Board, made: str, version: str, content: Mapping[str, byt
 
 def code_digest() -> str:
     """sha256 of what makes the pages: only the same code makes the same bytes again from the data."""
-    found = hashlib.sha256()
+    # It writes the model cards.
+    found = hashlib.sha256(importlib.metadata.version("huggingface_hub").encode())
     for package in ("harness.publish", "harness.report"):
         for file in sorted(files(package).iterdir(), key=lambda f: f.name):
             if file.name.endswith((".py", ".js", ".css", ".txt")):
@@ -107,7 +129,7 @@ def code_digest() -> str:
     return found.hexdigest()
 
 
-def put(to: Path, content: Mapping[str, bytes]) -> None:
+def put(to: Path, content: Mapping[str, Blob]) -> None:
     """Write an export aside and rename it to its place, that of an earlier one or none.
 
     Raises:
@@ -123,7 +145,11 @@ def put(to: Path, content: Mapping[str, bytes]) -> None:
         for name in sorted(content, key=lambda n: n == MANIFEST):
             path = aside / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content[name])
+            blob = content[name]
+            if isinstance(blob, Spooled):
+                shutil.copyfile(blob.path, path)
+            else:
+                path.write_bytes(blob)
         if to.exists():
             to.rename(old)
         aside.rename(to)

@@ -5,10 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.data import DataSource
+from harness.errors import UserError
+from harness.measure.tasks import task_datasets
 from harness.publish._aggregates import PROFILE
-from harness.publish._cards import SAMPLES, Budget, Card, Failure, Stage, digest_of, identity
+from harness.publish._cards import SAMPLES, Budget, Card, Condition, Failure, Stage, digest_of, identity
 from harness.publish._command import command_of
+from harness.publish._names import is_hub_id
 from harness.publish._scrub import Scrubber
+from harness.publish._spool import Samples, Spool
 from harness.report._queries import Contender, Facts, mapping, read_facts
 from harness.report._words import cost_of
 
@@ -19,20 +24,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "gather"]
 
-Part = tuple[Card, "pl.DataFrame"]
-"""An entry: its card, and its samples in the columns of `SAMPLES`."""
+Part = tuple[Card, Samples]
+"""An entry: its card, and its samples."""
 
 _TEXTS = """
-    SELECT measurement, document, metric, response, prompt FROM raw.samples
+    SELECT measurement, document, metric, response, prompt, expected FROM raw.samples
     WHERE half = 'final' AND list_contains($keys, measurement)
     UNION ALL
-    SELECT measurement, document, aspect AS metric, min(response) AS response, min(prompt) AS prompt
+    SELECT measurement, document, aspect AS metric, min(response) AS response, min(prompt) AS prompt,
+        NULL AS expected
     FROM raw.judge_votes WHERE half = 'final' AND list_contains($keys, measurement)
     GROUP BY measurement, document, aspect
 """
 _REPEATS = """
     SELECT measurement, metric, setting, repeat, "value" AS score FROM raw.profile_samples
     WHERE list_contains($keys, measurement)
+"""
+_CONDITIONS = """
+    SELECT measurement, task, settings FROM raw.measurements WHERE kind = 'task' AND list_contains($keys, measurement)
 """
 _MEASURING = """
     SELECT l.recipe, l.model, sum(m.seconds) AS seconds FROM (
@@ -53,7 +62,7 @@ def gather(store: "Store", sweep: str, scrub: Scrubber, *, texts: bool) -> list[
     Raises:
         UserError: no such sweep.
     """
-    return _Gatherer(store, read_facts(store, sweep), scrub, texts).parts()
+    return _Gatherer(store, read_facts(store, sweep), scrub, texts, Spool()).parts()
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class _Gatherer:
     facts: Facts
     scrub: Scrubber
     texts: bool
+    spool: Spool
 
     def parts(self) -> list[Part]:
         facts = self.facts
@@ -94,7 +104,7 @@ class _Gatherer:
                     target=own[3],
                     **{**shared, **own_facts, "notes": [*shared["notes"], *own_facts["notes"]]},
                 )
-                parts.append((card, samples))
+                parts.append((card, self.spool.keep(samples)))
         return parts
 
     def _model(self, name: str) -> str:
@@ -165,9 +175,30 @@ class _Gatherer:
             "stages": [self._stage(row) for row in stages.sort("seed", "stage").iter_rows(named=True)],
             "artifacts": {str(s): a for s, a in finals.select("seed", "artifact").iter_rows() if a},
             "measurements": [(clean(task), key) for task, key in keys],
+            **self._conditions(keys),
             "failures": [self._failure(row) for row in failures.iter_rows(named=True)],
             "notes": [clean(f"Benchmarks were scored in plain batches, since {r}.") for r in fallbacks["reason"]],
         }
+
+    def _conditions(self, keys: list[tuple[str, str]]) -> dict[str, Any]:
+        clean = self.scrub.clean
+        rows = self.store.query(_CONDITIONS, {"keys": [key for _, key in keys]})
+        tasks = {key: task for task, key in keys}
+        conditions, datasets = [], dict[str, list[str]]()
+        for key, leaf, text in sorted(rows.iter_rows()):
+            settings = mapping(text)
+            told = settings.get("dataset_path")
+            found = [told] if isinstance(told, str) else []
+            if not found and self.facts.data == DataSource("hub").label():
+                found = _datasets(tasks[key])
+            mine = datasets.setdefault(clean(tasks[key]), [])
+            mine += [d for d in found if is_hub_id(d) and d not in mine]
+            cleaned = {"task": clean(tasks[key]), "leaf": clean(leaf), "settings": self.scrub.value(settings)}
+            condition = Condition.model_validate(cleaned)
+            # Each seed has its own measurement, under the same conditions.
+            if condition not in conditions:
+                conditions.append(condition)
+        return {"conditions": conditions, "datasets": {task: own for task, own in datasets.items() if own}}
 
     def _stage(self, row: Mapping[str, Any]) -> Stage:
         clean = self.scrub.clean
@@ -222,6 +253,7 @@ class _Gatherer:
             "score",
             "response",
             "prompt",
+            "expected",
         )
         more, profiles = self._repeats(who, target)
         columns = [pl.col(name).cast(getattr(pl, kind)) for name, kind in SAMPLES.items()]
@@ -234,7 +266,7 @@ class _Gatherer:
         found = self.store.query(_TEXTS, {"keys": keys})
         if self.texts:
             return found.unique(["measurement", "document", "metric"], keep="first", maintain_order=True)
-        return found.clear().with_columns(pl.lit(None, pl.String).alias(c) for c in ("response", "prompt"))
+        return found.clear().with_columns(pl.lit(None, pl.String).alias(c) for c in ("response", "prompt", "expected"))
 
     def _repeats(self, who: Contender, target: str) -> tuple[list[tuple[str, str]], "pl.DataFrame"]:
         import polars as pl
@@ -257,7 +289,16 @@ class _Gatherer:
             "score",
             pl.lit(None, pl.String).alias("response"),
             pl.lit(None, pl.String).alias("prompt"),
+            pl.lit(None, pl.String).alias("expected"),
         )
+
+
+def _datasets(task: str) -> list[str]:
+    try:
+        return task_datasets(task)
+    except UserError:
+        # A task of another version of lm-eval than the one here: whose documents it had is not known.
+        return []
 
 
 def _states(trials: "pl.DataFrame") -> dict[str, int]:
@@ -269,7 +310,7 @@ def _mapped(samples: "pl.DataFrame", scrub: Scrubber) -> "pl.DataFrame":
     import polars as pl
 
     columns = []
-    for name in ("task", "metric", "document", "response", "prompt"):
+    for name in ("task", "metric", "document", "response", "prompt", "expected"):
         texts = samples[name].drop_nulls().unique().sort().to_list()
         clean = dict(zip(texts, scrub.clean_all(texts), strict=True))
         columns.append(pl.Series(name, [None if t is None else clean[t] for t in samples[name]], dtype=pl.String))

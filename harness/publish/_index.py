@@ -31,7 +31,7 @@ def index(board: Board, made: str) -> str:
     """The page `index.html`."""
     figure = tradeoff(board)
     drawn = isinstance(figure, Figure)
-    links = [("board-part", "Board"), ("cost", "Quality against cost"), ("data", "Data")]
+    links = [("board-part", "Board"), ("cost", "Quality against cost"), ("data", "Downloads")]
     parts = [
         part("board-part", "The board", None, _filters(board), _table(board), _explained()),
         _conflicts(board),
@@ -41,7 +41,7 @@ def index(board: Board, made: str) -> str:
             None,
             render(figure, heading=False) if isinstance(figure, Figure) else figure,
         ),
-        part("data", "Data, and how to check it", None, *_data(board)),
+        part("data", "Downloads, and how to check them", None, *_data(board)),
     ]
     suites = sorted({c.suite for c in board.cards.values()})
     shown = ", ".join(suites[:4]) + (f" and {len(suites) - 4} more" if len(suites) > 4 else "")
@@ -210,11 +210,22 @@ def _data(board: Board) -> list[Html]:
         ("data/entries.json", "the same as JSON"),
         ("data/samples.parquet", "what the figures are computed from, a row per document, metric and seed"),
         ("data/provenance.json", "suites, settings, budgets, machines, stages and failures of the entries"),
+        ("croissant.json", "what the data files hold, for what loads datasets (Croissant 1.0)"),
         ("manifest.json", "sha256 of every file, and how the figures are computed"),
     )
     items = [tag("li", tag("a", name, href=name, download=True), f": {what}") for name, what in files]
     return [
         tag("ul", *items),
+        tag(
+            "p",
+            "Each entry's page has it in the formats of others: Every Eval Ever 0.3 (all of them in the folder ",
+            tag("code", "every-eval-ever"),
+            "), results of lm-eval (",
+            tag("code", "lm-eval"),
+            "), and a model card with model-index and .eval_results for the Hub (",
+            tag("code", "hub"),
+            ").",
+        ),
         tag(
             "p",
             "Computes every figure again from the samples, on a copy of this site: ",

@@ -1,10 +1,11 @@
 """Is an export what its samples say: digests, every figure computed again, and the pages made again."""
 
 import csv
+import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,21 @@ from harness._printable import printable
 from harness.publish._aggregates import STATISTICS
 from harness.publish._board import ROWS, Board, board_of
 from harness.publish._cards import digest_of, identity
+from harness.publish._croissant import CROISSANT, croissant
 from harness.publish._files import MANIFEST, code_digest, csv_of
+from harness.publish._formats import FOLDERS, formats
 from harness.publish._pages import pages
 from harness.publish._reading import Export, digest, open_export, read_json, read_text
+from harness.publish._told import told
 
 __all__ = ["Discrepancy", "read_and_verify"]
 
 _TOLERANCE = 1e-9
 _LINES = 2_000_000
+_OF_HOSTS = frozenset(
+    {".git", ".cache", ".gitattributes", ".gitignore", ".nojekyll", "CNAME", "README.md", "LICENSE"}
+)
+"""What a clone or a download holds beside the board: git's and the Hub's own, and what tells a host what to do."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,11 @@ def read_and_verify(folder: Path) -> tuple[Export, list[Discrepancy]]:
     found = [*_files(folder, export), *_identities(export)]
     board = board_of(export.parts())
     found += _figures(export, board)
-    found += _copies(folder, export)
+    found += [*_copies(folder, export), *_told(folder, export)]
     if export.manifest.statistics != STATISTICS:
         found.append(Discrepancy("the manifest says that figures are computed otherwise than this harness does"))
     if export.manifest.code == code_digest():
-        found += _pages(folder, export, board)
+        found += [*_pages(folder, export, board), *_formats(folder, export, board)]
     return export, found
 
 
@@ -74,8 +82,10 @@ def _files(folder: Path, export: Export) -> Iterator[Discrepancy]:
     for name in sorted(expected - listed.keys()):
         yield Discrepancy(f"the manifest lists no {name}")
     for root, folders, files in os.walk(folder):
+        beside = _OF_HOSTS if Path(root) == folder else frozenset()
+        folders[:] = [f for f in folders if f not in beside]
         links = [f for f in folders if (Path(root) / f).is_symlink()]
-        for one in sorted([*files, *links]):
+        for one in sorted({*files, *links} - beside):
             name = (Path(root) / one).relative_to(folder).as_posix()
             if name not in listed and name != MANIFEST:
                 yield Discrepancy(f"the file {name} is not of the export: the manifest does not list it")
@@ -91,7 +101,7 @@ def _identities(export: Export) -> Iterator[Discrepancy]:
         if key not in export.samples:
             yield Discrepancy("an entry without samples: nothing shows its figures", key)
             continue
-        own = export.samples[key]
+        own = export.samples[key].scores()
         if own.select("task", "metric", "seed", "document").is_duplicated().any():
             yield Discrepancy("samples that are given twice", key)
         if (made := digest_of(card.id, own)) != card.digest:
@@ -157,6 +167,21 @@ def _copies(folder: Path, export: Export) -> Iterator[Discrepancy]:
         yield Discrepancy("the manifest lists no data/entries.csv")
 
 
+def _told(folder: Path, export: Export) -> Iterator[Discrepancy]:
+    """The same figures in the formats of others."""
+    published = _named(export.rows.to_dicts())
+    for one in told(folder, export):
+        name = (one.entry, one.task, one.metric)
+        if not one.task:
+            yield Discrepancy(f"the file {one.file} cannot be read ({str(one.value)[:80]})", one.entry)
+        elif name not in published:
+            yield Discrepancy(f"a figure that only {one.file} has", *name, published=_shown(one.value))
+        else:
+            given = float(one.value) if type(one.value) is int else one.value
+            if not _equal(given, own := published[name]["value"]):
+                yield Discrepancy(f"value in {one.file}", *name, published=_shown(given), recomputed=_shown(own))
+
+
 def _typed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as its columns have it, from JSON or texts; what does not fit stays as it is, and differs."""
     found: dict[str, Any] = {}
@@ -191,3 +216,30 @@ def _pages(folder: Path, export: Export, board: Board) -> Iterator[Discrepancy]:
     for name, text in pages(board, export.manifest.made).items():
         if digest(folder, name) is not None and read_text(folder, name) != text:
             yield Discrepancy(f"the page {name} is not what the data give")
+
+
+def _formats(folder: Path, export: Export, board: Board) -> Iterator[Discrepancy]:
+    """The same figures and samples as others read them."""
+    if board.cards.keys() != export.cards.keys():
+        return
+    listed, made = export.manifest.files, set[str]()
+    for name, parts in formats(board):
+        made.add(name)
+        yield from _made_again(folder, listed, name, parts)
+    known = {name: facts for name, facts in listed.items() if name.startswith("data/")}
+    yield from _made_again(folder, listed, CROISSANT, [croissant(board, known)])
+    for name in sorted(n for n in listed if n.partition("/")[0] in FOLDERS and n not in made):
+        yield Discrepancy(f"the file {name} is of no entry")
+
+
+def _made_again(
+    folder: Path, listed: Mapping[str, tuple[str, int]], name: str, parts: Iterable[bytes]
+) -> Iterator[Discrepancy]:
+    found, size = hashlib.sha256(), 0
+    for part in parts:
+        found.update(part)
+        size += len(part)
+    if name not in listed:
+        yield Discrepancy(f"the manifest lists no {name}")
+    elif (there := digest(folder, name)) is not None and there != (found.hexdigest(), size):
+        yield Discrepancy(f"the file {name} is not what the data give")

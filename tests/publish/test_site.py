@@ -207,6 +207,7 @@ def test_nothing_of_the_machine_is_published(hostile: Path, tmp_path: Path) -> N
         for form in (text, html.unescape(text), text.replace("\\\\", "\\")):
             for word in (*SECRETS, str(tmp_path), str(Path.cwd())):
                 assert word not in form, (path.name, word)
+    assert {p.suffix for p in texts} >= {".html", ".json", ".jsonl", ".md", ".csv", ".parquet"}
     page = next(p for p in texts if p.parent.name == "entries")
     assert "tiny" in texts[page]
     assert "not printed letter by letter" in texts[page]
