@@ -7,7 +7,7 @@ subject are alike: cluster-robust, see `harness.stats.cluster_difference`. Fewer
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from harness.objectives import main_metric
@@ -51,6 +51,8 @@ _GOLD = ("gold_reward", "rm_reward", "kl")
 _JUDGED = ("helpfulness", "harmlessness")
 _SUBJECTS = 5
 """So many tasks under one name, or more, are taken for a sample of such tasks."""
+_ROUNDING = 1e-12
+"""Less is no difference: as many right answers on either side, summed in another order."""
 
 Scores = dict[str, list[float]]
 """Document → its scores over the seeds, in the order of the seeds. A document is named `task/document`; where several
@@ -97,7 +99,10 @@ def _by_seed(facts: Facts, who: Contender, group: str, metric: str) -> dict[int,
 
 def scores_of(facts: Facts, who: Contender, group: str, metric: str) -> Scores:
     """A contender's final scores of one figure: document → scores over the seeds; {} for none."""
-    return _crossed(_by_seed(facts, who, group, metric))
+    key = ("scores_of", who.label, group, metric)
+    if key not in facts.cache:
+        facts.cache[key] = _crossed(_by_seed(facts, who, group, metric))
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
 
 
 def _crossed(seeds: dict[int, dict[str, float]]) -> Scores:
@@ -226,7 +231,8 @@ def paired(a: Scores, b: Scores) -> Difference | None:
     if not a:
         return None
     subjects = subjects_of(a)
-    return cluster_difference(a, b, subjects) if subjects else paired_difference(a, b)
+    found = cluster_difference(a, b, subjects) if subjects else paired_difference(a, b)
+    return replace(found, value=0.0) if abs(found.value) < _ROUNDING else found
 
 
 def changed_share(a: Scores, b: Scores) -> float:

@@ -19,8 +19,9 @@ _CAPTION = (
     "First minus second, paired by document, with 95 % intervals over documents and seeds. Filled: resolved, Holm's p "
     "below 0.05 within its family, which the table names with the number of its comparisons; those of the answer are "
     "the same ones. Where a benchmark has five tasks or more (subjects), the interval goes by these. Grey bars: a true "
-    "difference inside would be missed more than one time in five (detectable); there, unresolved means that little "
-    "was asked, not that nothing is there. Changed: documents whose score differs at all."
+    "difference inside would be missed more than one time in five even by a comparison of its own, without Holm's "
+    "correction (detectable); there, unresolved means that little was asked, not that nothing is there. Changed: "
+    "documents whose score differs at all."
 )
 
 

@@ -220,7 +220,7 @@ def _middle(have: Mapping[str, _ByTask]) -> Html:
         rows.append([tag("strong", label), *(_mean(interquartile_mean(scores)) if even else (None, None))])
     of = ", ".join(" ".join(task) for task in common) or "none that all recipes have"
     note = tag("p", f"{_OF_ALL} Benchmarks: {of}.", class_="fine")
-    return join(note, table(Table(["", "interquartile mean, 95 %", "scores"], rows)))
+    return join(note, table(Table(["recipe", "interquartile mean, 95 %", "scores"], rows)))
 
 
 def _mean(found: Interval) -> tuple[Html, int]:

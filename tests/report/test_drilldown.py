@@ -93,6 +93,17 @@ def test_a_subject_is_paired_with_base_and_screened() -> None:
     assert float(row[5]) == pytest.approx(adjusted["r9", "mmlu_s11"], abs=5e-4)
 
 
+def test_equal_scores_over_seeds_are_no_loss() -> None:
+    def score(recipe: str, task: str, seed: int, document: int) -> float:
+        # As many right answers as the base model, spread over seeds and documents so that the means round otherwise.
+        return float(document < 7) if recipe == "base" else float((document + 7 * seed) % 20 < 7)
+
+    facts = made_facts(["r1"], {"mmlu": SUBJECTS[:3]}, score, seeds=3)
+    made = drill_down(facts)
+    assert "r1: worse than base in 0 of 3 subjects</summary>" in made
+    assert "e−" not in made
+
+
 def test_it_stays_small_and_says_what_it_leaves_out() -> None:
     facts = made_facts([f"r{n}" for n in range(40)], {"mmlu": SUBJECTS}, _score, documents=8)
     made = drill_down(facts)
