@@ -151,7 +151,13 @@ def _looking(commands: "_Commands") -> None:
     publish.add_argument(
         "sweeps", nargs="*", metavar="SWEEP", help="sweeps or suites (default: the latest sweep of every suite)"
     )
-    publish.add_argument("--to", type=Path, required=True, metavar="DIR", help="the site; an earlier one is replaced")
+    publish.add_argument(
+        "--to",
+        required=True,
+        metavar="DIR|git:REMOTE#BRANCH|hf:ORG/NAME",
+        help="a folder (an earlier site is replaced), a branch (pushed), or a dataset of the Hugging Face Hub "
+        "(hf:spaces/ORG/NAME: a static Space); on the last two, entries of other sweeps stay",
+    )
     publish.add_argument(
         "--merge",
         type=Path,

@@ -16,10 +16,11 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @functools.cache
-def bound_waiting() -> None:
+def bound_waiting(answer_s: float = 0.0) -> None:
     """Let no request of the hub's libraries in this process wait for ever: some of theirs do, for a server that hangs.
 
-    A request without a timeout of its own gets `HF_HUB_DOWNLOAD_TIMEOUT` seconds (10 by default) for each read.
+    A request without a timeout of its own gets `HF_HUB_DOWNLOAD_TIMEOUT` seconds (10 by default) for each read, and
+    if it sends something at least `answer_s` seconds.
     """
     import httpx
     import huggingface_hub
@@ -29,8 +30,9 @@ def bound_waiting() -> None:
     def hook(request: httpx.Request) -> None:
         given = request.extensions.get("timeout", {})
         wait = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        names = ("connect", "read", "write", "pool")
-        request.extensions["timeout"] = {n: wait if given.get(n) is None else given[n] for n in names}
+        longer = max(wait, answer_s) if request.method in ("POST", "PUT") else wait
+        waits = {"connect": wait, "read": longer, "write": longer, "pool": wait}
+        request.extensions["timeout"] = {n: w if given.get(n) is None else given[n] for n, w in waits.items()}
 
     def client() -> httpx.Client:
         made = default_client_factory()

@@ -283,13 +283,18 @@ def _open(page: Path) -> None:
 
 
 def _command_publish(options: argparse.Namespace) -> int:
-    from harness.publish import publish
+    from harness.publish import publish_to
 
-    if (kind := str(options.to).partition(":")[0]) in ("git", "hf"):
-        raise UserError(f"--to {kind}:… is not built yet: publish to a folder, and push that")
     texts = not options.no_texts
-    found = publish(open_store(options.results), options.sweeps, options.to, merge=options.merge, texts=texts)
-    print(f"{found.folder}: {found.entries} entries, {found.figures} figures; open index.html, or put it on any host")
+    found = publish_to(open_store(options.results), options.sweeps, options.to, merge=options.merge, texts=texts)
+    kept = f" ({found.kept} of sweeps that were there already)" if found.kept else ""
+    what = f"{found.entries} entries{kept}, {found.figures} figures"
+    if not found.changed:
+        print(printable(f"{found.place}: {what}; it is all there already, nothing was sent"))
+    elif options.to.startswith(("git:", "hf:")):
+        print(printable(f"{found.place}: {what}; sent"))
+    else:
+        print(printable(f"{found.place}: {what}; open index.html, or put it on any host"))
     if found.conflicts:
         say(f"{found.conflicts} entries are in conflict with others of the same name; the board lists both")
     return DONE
