@@ -32,7 +32,7 @@ def recipe_filter(labels: Sequence[str]) -> Html | None:
         "div",
         tag(
             "details",
-            tag("summary", "Recipes"),
+            tag("summary", "Choose recipes"),
             tag(
                 "div",
                 tag(

@@ -3,8 +3,8 @@
 (() => {
   const figures = report.read("figure-data") ?? {};
   const printing = { on: false };
-  // As wide as an A4 page between its margins (see style.css), whatever the window is.
-  const PAPER = 680;
+  // As wide as an A4 page between its margins, whatever the window is, and so high that two find room (see style.css).
+  const PAPER = { width: 680, height: 330 };
 
   // The figures carry data colours only; text and lines take the page's colours, so that they follow light, dark and print.
   const theme = () => {
@@ -72,10 +72,10 @@
   const draw = async (id) => {
     const box = document.getElementById(id);
     const figure = chosen(id);
-    const width = printing.on ? PAPER : box.clientWidth;
+    const width = printing.on ? PAPER.width : box.clientWidth;
     const traces = dataOf(figure);
     const layout = layoutOf(figure, width);
-    if (printing.on) Object.assign(layout, { autosize: false, width, height: layout.height ?? (box.clientHeight || 400) });
+    if (printing.on) Object.assign(layout, { ...PAPER, autosize: false, height: layout.height ?? PAPER.height });
     // Of one recipe alone, the legend still says which.
     if (traces.length < figure.data.length) layout.showlegend ??= true;
     if (traces.length === 0 && figure.data.length > 0) {

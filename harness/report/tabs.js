@@ -16,7 +16,8 @@
       button.setAttribute("aria-controls", panel.id);
       panel.setAttribute("role", "tabpanel");
       panel.setAttribute("aria-labelledby", button.id);
-      panel.tabIndex = 0;
+      // Without anything in it to stop at, the keyboard would pass it by.
+      if (panel.querySelector("a, button, input, select, summary, [tabindex]") === null) panel.tabIndex = 0;
       return button;
     });
     list.append(...buttons);
@@ -30,11 +31,12 @@
         if (on) panel.removeAttribute("hidden");
         else panel.setAttribute("hidden", "until-found");
       });
+      const tab = buttons[chosen];
+      list.scrollTo({ left: tab.offsetLeft - list.offsetLeft - (list.clientWidth - tab.offsetWidth) / 2 });
       panels[chosen].dispatchEvent(new CustomEvent("panelopen", { bubbles: true }));
     };
     const choose = (chosen) => {
       select(chosen);
-      buttons[chosen].scrollIntoView({ block: "nearest", inline: "nearest" });
       address.set({}, panels[chosen].id);
     };
 
