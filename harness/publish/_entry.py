@@ -9,6 +9,7 @@ from harness.publish._board import Board
 from harness.publish._cards import Card
 from harness.publish._formats import downloads
 from harness.publish._frame import as_float, interval, places, verdict
+from harness.publish._lm_eval import lm_eval_paths
 from harness.report._document import document, navigation, part
 from harness.report._html import Html, Table, join, number, table, tag
 from harness.report._plot import empty
@@ -192,10 +193,20 @@ def _samples(samples: "pl.DataFrame") -> list[Html]:
 def _downloads(card: Card, key: str, rows: list[dict[str, object]], samples: "pl.DataFrame") -> list[Html]:
     items = [
         tag("li", tag("a", name.rpartition("/")[2], href=f"../{name}", download=True), f": {what}")
-        for name, what in downloads(card, key, rows, samples)
+        for name, what in downloads(card, key, rows)
+    ]
+    # With its folder, the seed's: the files of all seeds have the same names.
+    more = [
+        tag("li", tag("a", "/".join(name.split("/")[-2:]), href=f"../{name}", download=True))
+        for name in lm_eval_paths(card, key, samples)
     ]
     lead = "The same figures and samples for what reads other formats; the board has its own, with all entries."
-    return [tag("p", lead, class_="lead"), tag("ul", *items)]
+    summary = tag("summary", f"Results as lm-eval writes them, a folder for each seed ({len(more)} files)")
+    return [
+        tag("p", lead, class_="lead"),
+        tag("ul", *items),
+        *([tag("details", summary, tag("ul", *more))] if more else []),
+    ]
 
 
 def _cut(text: str) -> str:

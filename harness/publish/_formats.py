@@ -1,19 +1,16 @@
 """Each entry in the formats that others read: its files and what they hold, one entry in memory at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.publish._board import Board
 from harness.publish._cards import Card
 from harness.publish._every_eval_ever import FOLDER as EVERY_EVAL_EVER
 from harness.publish._every_eval_ever import aggregate_path, every_eval_ever, samples_path
 from harness.publish._lm_eval import FOLDER as LM_EVAL
-from harness.publish._lm_eval import lm_eval, lm_eval_paths
+from harness.publish._lm_eval import lm_eval
 from harness.publish._model_card import FOLDER as HUB
 from harness.publish._model_card import card_path, eval_results_paths, model_card
-
-if TYPE_CHECKING:
-    import polars as pl
 
 __all__ = ["FOLDERS", "downloads", "formats"]
 
@@ -30,10 +27,8 @@ def formats(board: Board) -> Iterator[tuple[str, Iterator[bytes]]]:
         yield from lm_eval(card, key, rows, samples)
 
 
-def downloads(
-    card: Card, key: str, rows: Sequence[Mapping[str, Any]], samples: "pl.DataFrame"
-) -> list[tuple[str, str]]:
-    """Path in the export and what it is, of an entry's files that a page links to."""
+def downloads(card: Card, key: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Path in the export and what it is, of an entry's files but those of lm-eval (see `lm_eval_paths`)."""
     found = []
     if any(row["better"] != "none" for row in rows):
         found += [
@@ -41,6 +36,4 @@ def downloads(
             (samples_path(card), "Every Eval Ever 0.3, by instance: a line per document, metric and seed"),
         ]
     found.append((card_path(key), "model card for the Hub, with its model-index"))
-    found += [(p, "for the model's repository on the Hub, .eval_results") for p in eval_results_paths(card, key, rows)]
-    found += [(p, "results as lm-eval writes them; samples lie beside it") for p in lm_eval_paths(card, key, samples)]
-    return found
+    return found + [(p, "for the model's repository on the Hub") for p in eval_results_paths(card, key, rows)]

@@ -37,9 +37,12 @@ _Row = Mapping[str, Any]
 
 
 def lm_eval_paths(card: Card, key: str, samples: "pl.DataFrame") -> list[str]:
-    """The results files of an entry, one a seed; none where it has no scores on tasks of lm-eval."""
-    seeds = _of_tasks(samples)["seed"].unique().sort().to_list()
-    return [f"{_folder(key, seed)}/results_{_date(card)}.json" for seed in seeds]
+    """An entry's files, those of a seed together; none where it has no scores on tasks of lm-eval."""
+    found: dict[str, list[str]] = {}
+    for seed, leaf in _of_tasks(samples).select("seed", "leaf").unique(maintain_order=True).iter_rows():
+        of_seed = found.setdefault(_folder(key, seed), [f"{_folder(key, seed)}/results_{_date(card)}.json"])
+        of_seed.append(f"{_folder(key, seed)}/samples_{leaf}_{_date(card)}.jsonl")
+    return [path for paths in found.values() for path in paths]
 
 
 def lm_eval(
@@ -53,13 +56,7 @@ def lm_eval(
         rows: its figures.
         samples: all of them, in the columns of `SAMPLES`.
     """
-    import polars as pl
-
-    mine = _of_tasks(samples).with_columns(
-        pl.col("document").str.extract(r"^(.*)/[^/]*$").alias("leaf"),
-        pl.col("document").str.extract(r"([^/]*)$").alias("id"),
-    )
-    for (seed,), own in mine.group_by("seed", maintain_order=True):
+    for (seed,), own in _of_tasks(samples).group_by("seed", maintain_order=True):
         hashes: dict[str, str] = {}
         for (leaf,), part in own.group_by("leaf", maintain_order=True):
             path = f"{_folder(key, seed)}/samples_{leaf}_{_date(card)}.jsonl"
@@ -70,12 +67,19 @@ def lm_eval(
 
 
 def _of_tasks(samples: "pl.DataFrame") -> "pl.DataFrame":
+    """The samples of lm-eval's tasks, sorted, with the task's own name in `leaf` and the document's in `id`."""
     import polars as pl
 
     # Tasks whose name is no name of a file here are not written: lm-eval has none such.
-    return samples.filter(
-        ~pl.col("task").is_in(_NO_TASKS) & pl.col("document").str.contains(rf"^{COMPONENT}/[^/]*$")
-    ).sort("seed", "document", "metric")
+    mine = ~pl.col("task").is_in(_NO_TASKS) & pl.col("document").str.contains(rf"^{COMPONENT}/[^/]*$")
+    return (
+        samples.filter(mine)
+        .sort("seed", "document", "metric")
+        .with_columns(
+            pl.col("document").str.extract(r"^(.*)/[^/]*$").alias("leaf"),
+            pl.col("document").str.extract(r"([^/]*)$").alias("id"),
+        )
+    )
 
 
 def _folder(key: str, seed: object) -> str:

@@ -24,10 +24,10 @@ def test_every_page_offers_its_entry_in_all_formats(export: Path) -> None:
         assert {link.partition("/")[0] for link in links} == {"every-eval-ever", "hub", "lm-eval"}
         offered |= set(links)
     there = {p.relative_to(export).as_posix() for p in export.rglob("*") if p.is_file()}
-    there = {n for n in there if n.startswith(("every-eval-ever", "hub", "lm-eval")) and "/samples_" not in n}
+    there = {n for n in there if n.startswith(("every-eval-ever", "hub", "lm-eval"))}
     assert offered == there
-    # Twelve of the trained models' two seeds, and one of each untouched model.
-    assert sum(n.startswith("lm-eval") for n in there) == 10
+    # Two recipes on two targets with two seeds, and the untouched model on two targets; four tasks each.
+    assert sum(n.startswith("lm-eval") for n in there) == 10 * 5
     index = (export / "index.html").read_text(encoding="utf-8")
     assert 'href="croissant.json"' in index
     assert "Every Eval Ever" in index

@@ -120,3 +120,19 @@ def test_a_changed_sample_in_it_is_named(export: Path, tmp_path: Path) -> None:
     said = [str(d) for d in verify(copy)]
     assert any(f"the file {name} was changed (sha256)" in s for s in said)
     assert f"the file {name} is not what the data give" in [str(d) for d in verify(signed(copy))]
+
+
+def test_readers_of_lm_eval_take_it(export: Path) -> None:
+    """lm-eval's own table, and the converter of Every Eval Ever where it is installed."""
+    from lm_eval.utils import make_table
+
+    found = _results(_folder(export, "ppo"))
+    table = make_table(found)
+    assert f"{found['results']['hellaswag']['acc_norm,none']:.4f}" in table
+    assert "strict-match" in table
+    converter = pytest.importorskip("every_eval_ever.converters.lm_eval.adapter").LMEvalAdapter()
+    about = {"source_organization_name": "x", "evaluator_relationship": "first_party", "parent_eval_output_dir": "x"}
+    logs = converter.transform_from_directory(_folder(export, "ppo"), {**about, "file_uuids": None})
+    values = {log.evaluation_results[0].evaluation_name: log.evaluation_results[0].score_details.score for log in logs}
+    assert values["mmlu"] == found["results"]["mmlu"]["acc,none"]
+    assert len(values) == 4
