@@ -64,6 +64,13 @@ def _sweep_options(sub: argparse.ArgumentParser) -> None:
         "--slurm", action="append", default=[], metavar="key=value", help="an option of sbatch: partition, time, …"
     )
     sub.add_argument("--reports", type=Path, default=Path("reports"), help="where the report goes (default: reports)")
+    sub.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        choices=["mlflow", "wandb", "trackio"],
+        help="copy it into this tracker while it runs, as `harness export` does (TensorBoard: always)",
+    )
 
 
 def _running(commands: "_Commands") -> None:
@@ -181,6 +188,18 @@ def _looking(commands: "_Commands") -> None:
 
 
 def _keeping(commands: "_Commands") -> None:
+    export = _command(commands, "export", "Copy a sweep into a tracker, or its searches into Optuna's own storage.")
+    export.add_argument("kind", choices=["tensorboard", "mlflow", "wandb", "trackio", "optuna"])
+    export.add_argument(
+        "sweep", nargs="?", metavar="SUITE|SWEEP", help="a suite's file or name, or a sweep (default: the latest)"
+    )
+    export.add_argument(
+        "--to",
+        metavar="DIR|FILE|URL",
+        help="a folder; mlflow: also an SQLite file or a server's URL; optuna: an SQLite file or the URL of a database "
+        "(default: below --results, or what MLFLOW_TRACKING_URI, WANDB_DIR or TRACKIO_DIR says)",
+    )
+    _places(export)
     taking = _command(commands, "import", "Take results into the store that another harness has made.")
     taking.add_argument("kind", choices=["lm-eval"], help="what made them; lm-eval: `lm_eval run --log_samples`")
     taking.add_argument("folder", type=Path, metavar="DIR", help="the folder it was told to write to (--output_path)")

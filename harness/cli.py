@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness._command_basics import BAD_INPUT, DONE, FAILED, INTERRUPTED, open_store, say
 from harness._commandline import build_parser
 from harness._comparing_commands import command_check, command_compare, command_import, command_power
+from harness._export_commands import command_export
 from harness._printable import printable
 from harness._secrets import redacted
 from harness.errors import StorageError, UserError
@@ -133,6 +134,10 @@ def _command_sweep(options: argparse.Namespace) -> int:
 def _sweep_plan(options: argparse.Namespace) -> "Plan":
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers: expected at least 1, got {options.workers}")
+    if options.track:
+        from harness.trackers import refuse_missing
+
+        refuse_missing(options.track)
     return _plan(options)
 
 
@@ -169,6 +174,7 @@ def _run(options: argparse.Namespace, plan: "Plan", prepare: Callable[[], None] 
             executor=options.executor,
             address=options.address,
             options=_slurm_options(options.slurm),
+            track=options.track,
         )
     )
     store = Store(options.results)
@@ -368,6 +374,7 @@ _COMMANDS = {
     "publish": _command_publish,
     "verify": _command_verify,
     "import": command_import,
+    "export": command_export,
     "sql": _command_sql,
     "list": _command_list,
     "doctor": _command_doctor,

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.execute import open_executor
@@ -12,6 +12,7 @@ from harness.lock import only_one
 from harness.plan import Plan
 from harness.progress import Display
 from harness.sweep import Outcome, run_sweep
+from harness.trackers import tracking
 
 __all__ = ["run_plan"]
 
@@ -25,6 +26,7 @@ async def run_plan(
     executor: str = "local",
     address: str | None = None,
     options: Mapping[str, str] | None = None,
+    track: Sequence[str] = (),
 ) -> Outcome:
     """Run a sweep to its end; SIGTERM stops it as Ctrl-C does.
 
@@ -37,9 +39,10 @@ async def run_plan(
         executor: `local`, `ray` or `slurm`.
         address: of a Ray cluster to join.
         options: of Slurm's sbatch.
+        track: trackers beside TensorBoard, which every sweep is copied into.
 
     Raises:
-        UserError: another command is at work in this results folder, or the executor cannot be had.
+        UserError: another command is at work in this results folder, or the executor or a tracker cannot be had.
     """
     results = results.resolve()
     count = workers or plan.suite.workers
@@ -54,9 +57,10 @@ async def run_plan(
         task = asyncio.current_task()
         if task is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        try:
-            return await run_sweep(plan, results, opened, display)
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-        finally:
-            await opened.close()
+        async with tracking(results, plan.sweep, ("tensorboard", *track), display.note):
+            try:
+                return await run_sweep(plan, results, opened, display)
+            except asyncio.CancelledError:
+                raise KeyboardInterrupt from None
+            finally:
+                await opened.close()

@@ -25,11 +25,11 @@ def test_command_line_is_frozen() -> None:
         "plan": ["--data", "--results", "--set", "--skip-unavailable", "--trust-remote-code", "suite"],
         "sweep": [
             *("--address", "--data", "--dry-run", "--executor", "--reports", "--results", "--set"),
-            *("--skip-unavailable", "--slurm", "--trust-remote-code", "--workers", "suite"),
+            *("--skip-unavailable", "--slurm", "--track", "--trust-remote-code", "--workers", "suite"),
         ],
         "retry": [
             *("--address", "--data", "--executor", "--kind", "--model", "--recipe", "--reports", "--results", "--set"),
-            *("--skip-unavailable", "--slurm", "--trial", "--trust-remote-code", "--workers", "suite"),
+            *("--skip-unavailable", "--slurm", "--track", "--trial", "--trust-remote-code", "--workers", "suite"),
         ],
         "run-stage": ["--results", "--trust-remote-code", "spec"],
         "gc": ["--results", "--superseded", "--yes"],
@@ -42,6 +42,7 @@ def test_command_line_is_frozen() -> None:
         "publish": ["--merge", "--no-texts", "--results", "--to", "sweeps"],
         "verify": ["export"],
         "import": ["--allow-mismatch", "--name", "--results", "folder", "kind"],
+        "export": ["--results", "--to", "kind", "sweep"],
         "sql": ["--format", "--results", "query"],
         "list": ["--data", "what"],
         "doctor": ["--offline"],
