@@ -6,9 +6,7 @@ from harness._command_basics import DONE, open_store
 from harness._printable import printable
 from harness._secrets import redacted
 
-__all__ = ["EXPORTS", "command_export"]
-
-EXPORTS = ("tensorboard", "mlflow", "wandb", "trackio", "optuna")
+__all__ = ["command_export"]
 
 
 def command_export(options: argparse.Namespace) -> int:
@@ -30,6 +28,6 @@ def command_export(options: argparse.Namespace) -> int:
     with open_tracker(options.kind, options.to, store, sweep) as tracker:
         written = track(store, sweep, tracker)
         look = tracker.look
-    print(printable(f"{sweep}: {written} runs written; the others were there already."))
+    print(printable(f"{sweep}: {written} runs written." if written else f"{sweep}: all of it was there already."))
     print(printable(redacted(f"To look at them: {look}")))
     return DONE

@@ -18,7 +18,7 @@ EVERY_S = 60.0
 """Pause between two looks at the store; after one that took longer, as long as that: a look costs the sweep's own
 process its turn at the database, and at most half of a core."""
 
-_LAST_S, _INTERRUPTED_S = 60.0, 5.0
+_LAST_S, _INTERRUPTED_S = 60.0, 10.0
 """How long the command waits for what is still to be written when the sweep has ended, or was interrupted."""
 
 

@@ -161,11 +161,14 @@ def _trial(
     states = optuna.trial.TrialState
     other = {"running": states.RUNNING, "pruned": states.PRUNED}
     ended = past.state != "running"
+    own = {
+        f"{s.name}.{key}": value for s in suite.steps(recipe) if s.recipe == recipe for key, value in s.settings.items()
+    }
     attributes = {
-        **run.facts(),
+        **{key: value for key, value in run.facts().items() if key in ("state", "failure", "artifact")},
         "seed": run.seed,
         "trial": run.trial,
-        "fixed settings": dict(run.fixed),
+        "fixed settings": {**own, **run.fixed},
         **run.figures,
     }
     trial = optuna.trial.create_trial(

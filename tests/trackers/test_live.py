@@ -16,7 +16,7 @@ import pytest
 
 from harness.errors import StorageError, UserError
 from harness.store import Store
-from harness.trackers import TrackedRun, Tracker, _live, tracking
+from harness.trackers import TrackedRun, Tracker, _live, _open, tracking
 from tests.report.stores import derive
 from tests.store.scenario import SWEEP
 from tests.trackers.contract import everything
@@ -183,12 +183,9 @@ def test_a_tracker_that_hangs_holds_up_neither_the_sweep_nor_the_other_trackers(
 def test_a_tracker_that_is_not_installed_is_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        _live.open_tracker.__globals__["TRACKERS"],
-        "wandb",
-        _live.open_tracker.__globals__["_Kind"]("no_such_module", "posttrain-harness[wandb]", "wandb"),
-    )
-    ran = []
+    kind = _open._Kind("no_such_module", "posttrain-harness[wandb]", "wandb")
+    monkeypatch.setitem(_open.TRACKERS, "wandb", kind)
+    ran: list[str] = []
 
     async def sweep() -> None:
         async with tracking(tmp_path, SWEEP, ["wandb"], ran.append):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import polars as pl
 import pytest
 
 from harness.errors import UserError
@@ -17,6 +18,7 @@ from harness.suite import load_suite
 from harness.trackers import export_studies
 from tests.in_process import planned, swept
 from tests.report.stores import derive
+from tests.store.scenario import SWEEP
 
 SUITE = """
 name: searched
@@ -44,9 +46,9 @@ recipes:
     - sft:
         steps: 2
         batch_size: {values: [1, 2]}
-        max_length: 64
+        max_length: 128
         learning_rate: {min: 1e-4, max: 1e-2, log: true}
-        lora_rank: {values: [null, 2]}
+        lora_rank: {values: [0, 2]}
 measure:
   gold: {limit: 8, max_new_tokens: 8}
 objectives: {gold_reward: maximize, kl: minimize}
@@ -150,7 +152,7 @@ def test_its_best_trial_is_the_one_that_the_sweep_chose(results: Path, exported:
 def test_rungs_are_intermediate_values_as_they_were_logged(results: Path, exported: Path) -> None:
     store, sweep = Store(results), _sweep(results, "searched")
     study = _load(exported, f"{sweep}/sft/{_label(exported)}")
-    curves = "SELECT step, value FROM training WHERE sweep = ? AND phase = 'tune' AND metric = 'loss' AND trial = ?"
+    curves = "SELECT DISTINCT step, value FROM training WHERE sweep = ? AND metric = 'loss' AND trial = ?"
     for trial in study.get_trials():
         loss = dict(store.query(curves, [sweep, trial.number]).rows())
         reached = [value for step, value in sorted(loss.items()) if step <= 2]
@@ -174,7 +176,7 @@ def test_several_objectives_and_every_kind_of_space(results: Path, exported: Pat
         settings, objectives = stored[trial.number]
         assert trial.params == settings
         assert trial.values == [objectives["gold_reward"], objectives["kl"]]
-        assert trial.distributions["sft.lora_rank"] == optuna.distributions.CategoricalDistribution((None, 2))
+        assert trial.distributions["sft.lora_rank"] == optuna.distributions.CategoricalDistribution((0, 2))
     front = {
         n
         for n, (_, o) in stored.items()
@@ -194,18 +196,16 @@ def test_again_changes_nothing_and_a_later_state_replaces_the_earlier(
     export_studies(store, sweep, str(file))
     assert (_load(file, name)._study_id, _content(_load(file, name))) == (identity, before)
 
-    def failed(frame: Any) -> Any:
-        import polars as pl
+    def other(frame: pl.DataFrame) -> pl.DataFrame:
+        tuning = frame.filter((pl.col("sweep") == sweep) & (pl.col("phase") == "tune"))
+        states = pl.DataFrame({"trial": [0, 1, 2], "now": ["failed", "infeasible", "running"]})
+        last = tuning.group_by("trial").last().select(frame.columns).cast(frame.schema)
+        changed = last.join(states.cast({"trial": frame.schema["trial"]}), on="trial").with_columns(
+            state=pl.col("now"), objectives=pl.lit(None, dtype=frame.schema["objectives"])
+        )
+        return pl.concat([frame, changed.select(frame.columns)])
 
-        last = frame.filter((pl.col("phase") == "tune") & (pl.col("trial") == 0)).tail(1)
-        events = [last.with_columns(state=pl.lit(state), objectives=None) for state in ("failed",)]
-        other = frame.filter((pl.col("phase") == "tune") & (pl.col("trial") == 1)).tail(1)
-        events.append(other.with_columns(state=pl.lit("infeasible"), objectives=None))
-        other = frame.filter((pl.col("phase") == "tune") & (pl.col("trial") == 2)).tail(1)
-        events.append(other.with_columns(state=pl.lit("running"), objectives=None))
-        return pl.concat([frame, *events])
-
-    later = derive(store, tmp_path / "later", {"trial_events": failed})
+    later = derive(store, tmp_path / "later", {"trial_events": other})
     export_studies(later, sweep, str(file))
     states = [(t.state.name, t.user_attrs["state"]) for t in _load(file, name).get_trials()]
     assert states[:3] == [("FAIL", "failed"), ("FAIL", "infeasible"), ("RUNNING", "running")]
@@ -268,11 +268,7 @@ def test_a_place_that_cannot_be_is_refused(results: Path, tmp_path: Path, to: st
 
 
 def test_a_sweep_that_searched_nothing_is_refused(store: Store, tmp_path: Path) -> None:
-    from tests.store.scenario import SWEEP
-
-    def final(frame: Any) -> Any:
-        import polars as pl
-
+    def final(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.filter(pl.col("phase") == "final")
 
     other = derive(store, tmp_path / "other", {"trial_events": final})
