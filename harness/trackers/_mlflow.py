@@ -1,5 +1,6 @@
 """MLflow: an experiment a sweep, in a local SQLite file or on the server that the user names."""
 
+import contextlib
 import logging
 import os
 import re
@@ -36,17 +37,24 @@ def opened(place: str | None, default: Path, sweep: TrackedSweep) -> "MLflow":
         uri = f"sqlite:///{file}"
     # It reports how it is used to its makers unless told not to before it is imported.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     # Its first use of a database is told in dozens of lines.
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    try:
+    with _answering(uri):
         return MLflow(uri, sweep)
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+
+
+@contextlib.contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """What MLflow refuses within the block is the user's to mend: a server that is gone, a file that is none of its."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise UserError(redacted(f"MLflow cannot be had at {uri}: {reason}")) from error
+        raise UserError(redacted(f"MLflow at {uri}: {reason}")) from error
 
 
 class MLflow:
@@ -56,7 +64,7 @@ class MLflow:
         from mlflow import MlflowClient
 
         self.look = f"mlflow ui --backend-store-uri {uri}" if uri.startswith("sqlite:") else uri
-        self._client = MlflowClient(tracking_uri=uri)
+        self._uri, self._client = uri, MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(sweep.sweep)
         if found is None:
             tags = {"suite": sweep.suite, "mlflow.note.content": sweep.question}
@@ -88,12 +96,17 @@ class MLflow:
 
     def remove(self, name: str) -> None:
         """Delete it, as MLflow does: it can be restored."""
-        for run_id in self._ids.pop(name):
-            self._client.delete_run(run_id)
+        with _answering(self._uri):
+            for run_id in self._ids.pop(name):
+                self._client.delete_run(run_id)
         del self._revisions[name]
 
     def write(self, run: TrackedRun) -> None:
         """Write a run in batches, then say that it is whole."""
+        with _answering(self._uri):
+            self._write(run)
+
+    def _write(self, run: TrackedRun) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         at = _milliseconds(run.ended)

@@ -64,8 +64,11 @@ def open_tracker(name: str, place: str | None, store: "Store", sweep: str) -> It
     """
     refuse_missing([name])
     module = importlib.import_module(f"harness.trackers._{name}")
-    tracker: Tracker = module.opened(place, store.results / TRACKERS[name].place, read_sweep(store, sweep))
     try:
-        yield tracker
-    finally:
-        tracker.close()
+        tracker: Tracker = module.opened(place, store.results / TRACKERS[name].place, read_sweep(store, sweep))
+        try:
+            yield tracker
+        finally:
+            tracker.close()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{name}: {error.filename} is in the way of a folder; name another place with --to") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness._disk import replace, writing
+from harness._secrets import redacted
 from harness.errors import UserError
 from harness.trackers._protocol import TrackedRun, TrackedSweep
 
@@ -67,7 +68,19 @@ class WandB:
             shutil.rmtree(folder)
 
     def write(self, run: TrackedRun) -> None:
-        """Write a run as W&B does, then say that it is whole."""
+        """Write a run as W&B does, then say that it is whole.
+
+        Raises:
+            UserError: W&B refuses it: online without an account, or a server that does not answer.
+        """
+        import wandb
+
+        try:
+            self._write(run)
+        except wandb.Error as error:
+            raise UserError(redacted(f"W&B ({self._mode}): {' '.join(str(error).split())}")) from error
+
+    def _write(self, run: TrackedRun) -> None:
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             # One that died before it had its mark.

@@ -44,6 +44,10 @@ def everything(store: Store, sweep: str = SWEEP) -> dict[str, TrackedRun]:
     return {run.name: run for run in read_runs(store, read_sweep(store, sweep), ended)}
 
 
+class _DiedError(Exception):
+    """Stands for the death of the process."""
+
+
 class _Breaking(Mapping[str, Sequence[tuple[int, float]]]):
     """Curves whose reading fails after the first: as if the process died there."""
 
@@ -58,7 +62,7 @@ class _Breaking(Mapping[str, Sequence[tuple[int, float]]]):
 
     def __iter__(self) -> Iterator[str]:
         yield next(iter(self._curves))
-        raise InterruptedError("on purpose")
+        raise _DiedError
 
 
 class TrackerContract(ABC):
@@ -206,7 +210,7 @@ class TrackerContract(ABC):
         wanted = everything(store)
         run = next(run for run in wanted.values() if len(run.curves) > 1)
         with (
-            pytest.raises(InterruptedError),
+            pytest.raises(_DiedError),
             open_tracker(self.name, self.to(place), store, SWEEP) as tracker,
         ):
             tracker.write(replace(run, curves=_Breaking(run.curves)))

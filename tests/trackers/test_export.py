@@ -46,6 +46,10 @@ def test_what_cannot_be_exported_is_bad_input(
     assert SWEEP in capsys.readouterr().err
     assert main(["export", "tensorboard", "--results", str(tmp_path / "nothing")]) == 2
     assert "harness sweep" in capsys.readouterr().err
+    (tmp_path / "file").write_text("in the way")
+    for kind in ("tensorboard", "mlflow"):
+        assert main(["export", kind, "--to", str(tmp_path / "file" / "deeper"), *results]) == 2
+        assert "in the way of a folder; name another place with --to" in capsys.readouterr().err
 
 
 def test_a_tracker_that_is_missing_is_said_before_a_sweep_is_planned(
