@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from harness.report._compare import bounds_of
-from harness.stats import Scores, crossed_interval, holm, paired_difference, rank_intervals, resolved
+from harness.report._compare import bounds_of, paired, subjects_of
+from harness.stats import Scores, cluster_interval, crossed_interval, holm, rank_intervals, resolved
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,12 +35,13 @@ STATISTICS: dict[str, object] = {
     "resamples": 4000,
     "seed": 0,
     "mean": "harness.stats.crossed_interval: mean over documents and seeds, over the documents that every seed has; "
-    "the interval is cut at the ends of the metric's range where it has one",
+    "of a benchmark of five tasks or more harness.stats.cluster_interval, by task; the interval is cut at the ends of "
+    "the metric's range where it has one",
     "stderr": "of the same: the documents' and the seeds' variance together",
     "median": "median, least and most over the repeats of one profile",
     "rank": "harness.stats.rank_intervals over all entries with the task and metric, Holm-corrected over their pairs",
-    "difference": "harness.stats.paired_difference with the base model's entry over the documents that both have; "
-    "Holm-corrected over the figures of the entry",
+    "difference": "harness.stats.paired_difference, or cluster_difference as for the mean, with the base model's entry "
+    "over the documents that both have; Holm-corrected over the figures of the entry",
 }
 """How the figures of an export of this version are computed; stands in its manifest."""
 
@@ -100,17 +101,22 @@ def figure(task: str, metric: str, found: Scores) -> Figure | None:
     """
     if not found:
         return None
-    table = {d: list(v) if not isinstance(v, float | int) else [v] for d, v in found.items()}
+    table = _table(found)
     seeds = len(next(iter(table.values())))
     if task == PROFILE:
         repeats = sorted(v for row in table.values() for v in row)
         middle = len(repeats) // 2
         median = repeats[middle] if len(repeats) % 2 else (repeats[middle - 1] + repeats[middle]) / 2
         return Figure(median, math.nan, repeats[0], repeats[-1], len(repeats), seeds)
-    mean = crossed_interval(table)
+    subjects = subjects_of(table)
+    mean = cluster_interval(table, subjects) if subjects else crossed_interval(table)
     least, most = bounds_of(metric)
     low, high = (b if math.isnan(b) else min(max(b, least), most) for b in (mean.low, mean.high))
     return Figure(mean.value, mean.stderr, low, high, mean.n, seeds)
+
+
+def _table(found: Scores) -> dict[str, list[float]]:
+    return {d: [v] if isinstance(v, float | int) else list(v) for d, v in found.items()}
 
 
 def ranks(task: str, metric: str, entries: Mapping[str, Scores]) -> dict[str, tuple[int, int, int]]:
@@ -128,11 +134,10 @@ def against(
     """The differences of an entry from its base model, by task and metric, where they share documents."""
     names, found = [], []
     for name in sorted(entry.keys() & base.keys()):
-        shared = entry[name].keys() & base[name].keys()
-        if name[0] != PROFILE and shared:
+        difference = None if name[0] == PROFILE else paired(_table(entry[name]), _table(base[name]))
+        if difference is not None:
             names.append(name)
-            first, second = ({d: side[name][d] for d in shared} for side in (entry, base))
-            found.append(paired_difference(first, second))
+            found.append(difference)
     adjusted = holm([d.p for d in found])
     return {
         name: Against(d.value, d.low, d.high, d.p, p, d.n, resolved(d, p))

@@ -28,7 +28,6 @@ FOLDER = "every-eval-ever"
 SCHEMA = "0.3.0"
 _NOT_PUBLISHED = "[text not published]"
 _CANONICAL = {"acc": "accuracy", "exact_match": "exact_match", "brier_score": "brier_score", "perplexity": "perplexity"}
-_INTERVAL = "bootstrap over documents joined with t over seeds (harness.stats.crossed_interval)"
 
 _Row = Mapping[str, Any]
 
@@ -182,10 +181,10 @@ def _bound(value: float) -> float | str:
 def _uncertainty(row: _Row) -> dict[str, Any]:
     found: dict[str, Any] = {"num_samples": row["n"], "num_bootstrap_samples": STATISTICS["resamples"]}
     if row["stderr"] is not None:
-        found["standard_error"] = {"value": row["stderr"], "method": _INTERVAL}
+        found["standard_error"] = {"value": row["stderr"], "method": str(STATISTICS["mean"])}
     if row["low"] is not None and row["high"] is not None:
         bounds = {"lower": row["low"], "upper": row["high"], "confidence_level": STATISTICS["confidence"]}
-        found["confidence_interval"] = {**bounds, "method": _INTERVAL}
+        found["confidence_interval"] = {**bounds, "method": str(STATISTICS["mean"])}
     return found
 
 

@@ -16,11 +16,12 @@ from tests.publish.exports import change_json, copied, signed
 mlc = pytest.importorskip("mlcroissant", reason="needs mlcroissant, of the dev extra")
 
 
-def test_its_own_package_takes_it_and_reads_the_data(export: Path) -> None:
+def test_its_own_package_takes_it_and_reads_the_data(export: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = mlc.Dataset(jsonld=export / "croissant.json")
     issues = dataset.metadata.ctx.issues
     assert not issues.errors
     assert not issues.warnings
+    assert not caplog.records
     for name, file in (("figures", "entries"), ("samples", "samples")):
         rows = pl.read_parquet(export / f"data/{file}.parquet")
         records = list(dataset.records(name))
