@@ -1,10 +1,12 @@
 """A board to the Hugging Face Hub: a dataset or a static Space, in one commit."""
 
+import contextlib
 import filecmp
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -77,59 +79,32 @@ def push(make: Make, name: str, kind: Kind = "dataset", *, message: str = _MESSA
     if not huggingface_hub.get_token():
         raise UserError("there is no token for the Hub: `hf auth login`, or set HF_TOKEN to one that may write")
     bound_waiting(_WAIT_S)
-    try:
-        return _pushed(_Repo(huggingface_hub.HfApi(), name, kind), make, message)
-    except UserError:
-        raise
-    except Exception as error:
-        reason = _reason(error)
-        if reason is None:
-            raise
-        raise UserError(f"hf:{name}: {reason}") from error
-
-
-def _pushed(repo: "_Repo", make: Make, message: str) -> tuple[str, bool]:
-    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
-    from huggingface_hub.errors import HfHubHTTPError
-
+    repo = _Repo(huggingface_hub.HfApi(), name, kind)
     for _ in range(_TRIES):
         with tempfile.TemporaryDirectory(prefix="harness-hub-") as scratch:
-            head = repo.head()
-            earlier = repo.board(head, Path(scratch))
-            old = owned(earlier, repo.place) if earlier is not None else frozenset()
+            with _failures_told(repo.place):
+                head = repo.head(Path(scratch))
+                earlier = repo.board(head, Path(scratch))
+                old = owned(earlier, repo.place) if earlier is not None else frozenset()
             site = make(earlier)
             new = {p.relative_to(site).as_posix(): p for p in site.rglob("*") if p.is_file()}
             others = head.files - old
-            fresh = head.fresh or repo.untouched(head, Path(scratch))
-            check_room(new, others - (_NEW_SPACE if fresh else frozenset()), repo.place)
-            content: dict[str, Path | bytes] = {n: p for n, p in new.items() if not _same(earlier, n, p)}
-            if _README not in new:
-                content |= repo.card(head, fresh, Path(scratch))
-            gone = sorted(((old & head.files) | (_TEMPLATE & others if fresh else frozenset())) - new.keys())
-            if not content and not gone:
-                return repo.url, False
-            operations: list[CommitOperationAdd | CommitOperationDelete | CommitOperationCopy] = [
-                *(CommitOperationAdd(n, c) for n, c in sorted(content.items())),
-                *(CommitOperationDelete(n, is_folder=False) for n in gone),
-            ]
-            try:
-                with warnings.catch_warnings():
-                    # A Space holds its board's Parquet files on purpose.
-                    warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-                    repo.api.create_commit(
-                        repo.name, operations, commit_message=message, repo_type=repo.kind, parent_commit=head.commit
-                    )
-            except HfHubHTTPError as error:
-                if error.response.status_code in _RACED:
-                    continue
-                raise
-            return repo.url, True
+            check_room(new, others - (_NEW_SPACE if head.fresh else frozenset()), repo.place)
+            with _failures_told(repo.place):
+                content: dict[str, Path | bytes] = {n: p for n, p in new.items() if not _same(earlier, n, p)}
+                content |= repo.card(head, Path(scratch))
+                left_over = _TEMPLATE & others if head.fresh else frozenset()
+                gone = sorted(((old & head.files) | left_over) - new.keys())
+                if not content and not gone:
+                    return repo.url, False
+                if repo.commit(head, content, gone, message):
+                    return repo.url, True
     raise UserError(f"{repo.place}: others commit to it at the same time: nothing was published; run it again")
 
 
 @dataclass(frozen=True)
 class _Head:
-    """A repository's last commit, the files of it, and whether it was made just now."""
+    """A repository's last commit, the files of it, and whether nobody has put anything there yet."""
 
     commit: str
     files: frozenset[str]
@@ -152,7 +127,7 @@ class _Repo:
     def url(self) -> str:
         return f"{self.api.endpoint}/{self.kind}s/{self.name}"
 
-    def head(self) -> _Head:
+    def head(self, scratch: Path) -> _Head:
         """The last commit of the repository, which is made where there is none.
 
         Raises:
@@ -174,7 +149,8 @@ class _Repo:
         if ".gitignore" in files:
             # The Hub leaves out what it matches, without a word.
             raise UserError(f"{self.place} has a .gitignore, which could keep parts of the board out: remove it first")
-        return _Head(str(info.sha), files, fresh)
+        found = _Head(str(info.sha), files, fresh)
+        return replace(found, fresh=fresh or self._untouched(found, scratch))
 
     def board(self, head: _Head, scratch: Path) -> Path | None:
         """The board that is there, in a folder; None where there is none."""
@@ -191,20 +167,42 @@ class _Repo:
         shutil.rmtree(folder / ".cache", ignore_errors=True)
         return folder
 
-    def untouched(self, head: _Head, scratch: Path) -> bool:
-        """Whether the repository is a new Space, as the Hub fills it for a beginning."""
-        if self.kind != "space" or "index.html" not in head.files or not head.files <= _NEW_SPACE:
-            return False
-        return _WELCOME in self._read(head, "index.html", scratch)
-
-    def card(self, head: _Head, fresh: bool, scratch: Path) -> dict[str, Path | bytes]:
+    def card(self, head: _Head, scratch: Path) -> dict[str, Path | bytes]:
         """The README.md to write; none where the same is there, or one of somebody else."""
         ours = card(self.name, self.kind)
-        if _README in head.files and not fresh:
+        if _README in head.files and not head.fresh:
             there = self._read(head, _README, scratch)
             if there == ours or MARK.encode() not in there:
                 return {}
         return {_README: ours}
+
+    def commit(self, head: _Head, content: Mapping[str, Path | bytes], gone: Sequence[str], message: str) -> bool:
+        """One commit on top of a head; False where that is the head no more."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+        from huggingface_hub.errors import HfHubHTTPError
+
+        operations: list[CommitOperationAdd | CommitOperationDelete | CommitOperationCopy] = [
+            *(CommitOperationAdd(n, c) for n, c in sorted(content.items())),
+            *(CommitOperationDelete(n, is_folder=False) for n in gone),
+        ]
+        try:
+            with warnings.catch_warnings():
+                # A Space holds its board's Parquet files on purpose.
+                warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+                self.api.create_commit(
+                    self.name, operations, commit_message=message, repo_type=self.kind, parent_commit=head.commit
+                )
+        except HfHubHTTPError as error:
+            if error.response.status_code in _RACED:
+                return False
+            raise
+        return True
+
+    def _untouched(self, head: _Head, scratch: Path) -> bool:
+        """Whether it is a new Space, as the Hub fills it for a beginning."""
+        if self.kind != "space" or "index.html" not in head.files or not head.files <= _NEW_SPACE:
+            return False
+        return _WELCOME in self._read(head, "index.html", scratch)
 
     def _read(self, head: _Head, file: str, scratch: Path) -> bytes:
         path = self.api.hf_hub_download(self.name, file, repo_type=self.kind, revision=head.commit, local_dir=scratch)
@@ -216,8 +214,24 @@ def _same(earlier: Path | None, name: str, path: Path) -> bool:
     return there is not None and there.is_file() and filecmp.cmp(there, path, shallow=False)
 
 
+@contextlib.contextmanager
+def _failures_told(place: str) -> Iterator[None]:
+    """What the Hub or the way to it does wrong is told in a line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise UserError(f"{place}: {reason}") from error
+
+
 def _reason(error: BaseException) -> str | None:
     """Why the Hub did not take it, and what to do; None where that is no failure of the Hub."""
+    import httpx
+
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -227,11 +241,19 @@ def _reason(error: BaseException) -> str | None:
         status = getattr(getattr(one, "response", None), "status_code", None)
         if isinstance(status, int) and status >= 400:
             text = getattr(one, "server_message", None)
-            said = f" (it says: {printable(redacted(text)).strip()[:_LONGEST]})" if text else ""
+            said = f" (it says: {_line(text)})" if text else ""
             return f"{_ADVICE.get(status) or f'the Hub answered with an error ({status}): run it again later'}{said}"
-    if any("Timeout" in type(one).__name__ for one in chain):
+    if any(isinstance(one, httpx.TimeoutException) for one in chain):
         return (
             "the Hub did not answer in time, and whether it took the board in is not known: run it again, which "
             "commits nothing where it did"
         )
-    return hub_reason(error)
+    if any(isinstance(one, httpx.TransportError) for one in chain):
+        return f"the Hub cannot be reached ({_line(str(chain[-1]))}): check the network, or publish to a folder"
+    # Also what its storages refuse (a quota), which the library tells by errors of these kinds.
+    told = isinstance(error, ValueError | RuntimeError)
+    return hub_reason(error) or (f"the Hub did not take the board: {_line(str(error))}" if told else None)
+
+
+def _line(text: str) -> str:
+    return printable(redacted(" ".join(text.split())))[:_LONGEST]

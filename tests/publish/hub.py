@@ -40,7 +40,10 @@ class Repository:
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """`repositories` by kind and name. `refuse` maps a method and part of a path to a status that it answers."""
+    """`repositories` by kind and name. `refuse` maps a method and part of a path to a status that it answers.
+
+    At paths with `hang` in them it says nothing, and stores no file of more than `quota` bytes.
+    """
 
     daemon_threads = True
 
@@ -51,6 +54,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.asked: list[str] = []
         self.refuse: dict[tuple[str, str], int] = {}
         self.hang = ""
+        self.quota = 10**9
         self.stop = threading.Event()
         self.before_commit: Callable[[Repository], None] = lambda _: None
 
@@ -192,8 +196,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         )
 
     def _batch(self, asked: list[dict[str, Any]]) -> None:
+        full = {"code": 403, "message": "over your storage limit"}
         objects = [
-            {**o, "actions": {"upload": {"href": f"{self.server.endpoint}/stored/{o['oid']}", "header": {}}}}
+            {**o, "error": full}
+            if o["size"] > self.server.quota
+            else {**o, "actions": {"upload": {"href": f"{self.server.endpoint}/stored/{o['oid']}", "header": {}}}}
             for o in asked
         ]
         self._json({"transfer": "basic", "objects": objects})

@@ -184,6 +184,19 @@ def test_a_namespace_of_others_and_a_wrong_token(hub: Hub, tmp_path: Path, monke
     assert "wRong" not in str(refused.value)
 
 
+def test_a_full_storage_is_told_and_a_fault_of_ours_is_not_the_hubs(hub: Hub, tmp_path: Path) -> None:
+    hub.quota = 4000
+    with pytest.raises(UserError, match=r"the Hub did not take the board: .*over your storage limit"):
+        push(_making(tmp_path, FIRST)[0], NAME)
+    assert _board(hub.repositories["dataset", NAME]) == {}
+
+    def broken(earlier: Path | None) -> Path:
+        raise FileNotFoundError(f"a fault after {earlier}")
+
+    with pytest.raises(FileNotFoundError, match="a fault after None"):
+        push(broken, NAME)
+
+
 def test_no_token_no_network_no_answer(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, given = _making(tmp_path, FIRST)
     monkeypatch.setattr(_hub_push, "_WAIT_S", 1.0)
@@ -193,7 +206,7 @@ def test_no_token_no_network_no_answer(hub: Hub, tmp_path: Path, monkeypatch: py
     hub.hang = ""
     assert len(given) == 1
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="the hub cannot be reached"):
+    with pytest.raises(UserError, match="the Hub cannot be reached"):
         push(make, NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="switched off here"):
