@@ -190,6 +190,7 @@ def overhead(folder: Path, trials: int, seconds: float) -> bool:
     timers = Timers()
     timers.around_async(LocalExecutor, "run", WORKER)
     timers.around(Store, "append_many", "rows of the sweep")
+    timers.around_block(Store, "newest", "objective, from the newest rows")
     timers.around_block(Store, "fresh", "ingest, with history or objective")
     timers.around(loop, "next_batch", "suggest")
     timers.around(loop, "chain", "stage keys")

@@ -8,7 +8,7 @@ from harness.resolve import ItemKind
 from harness.store import Store
 from harness.suite import Suite
 
-__all__ = ["MAIN_METRICS", "kinds_of", "main_metric", "objective_values", "values_of"]
+__all__ = ["MAIN_METRICS", "kinds_of", "main_metric", "values_of"]
 
 MAIN_METRICS = ("acc_norm", "exact_match_flexible", "exact_match", "acc")
 """The figure a task goes by when several are scored: the first of these it has, else its first metric by name."""
@@ -48,22 +48,6 @@ def main_metric(metrics: Iterable[str]) -> str:
     """The metric a task goes by among those it has."""
     have = sorted(metrics)
     return next((m for m in MAIN_METRICS if m in have), have[0])
-
-
-def objective_values(
-    store: Store, suite: Suite, sweep: str, recipe: str, model: str, trial: int, seed: int
-) -> dict[str, float]:
-    """The values of the suite's objectives and constraints for a tuning trial.
-
-    Raises:
-        MeasurementError: one of them has no rows.
-    """
-    links = store.query(
-        "SELECT DISTINCT measurement FROM raw.measurement_links WHERE sweep = ? AND recipe = ? AND model = ? "
-        "AND trial = ? AND seed = ? AND phase = 'tune'",
-        [sweep, recipe, model, trial, seed],
-    )
-    return values_of(store, suite, recipe, links["measurement"].to_list())
 
 
 def values_of(store: Store, suite: Suite, recipe: str, measurements: Collection[str]) -> dict[str, float]:

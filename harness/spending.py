@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.store import Store
 from harness.suite import Budget, Suite
 
-__all__ = ["Spent", "bound_before", "bound_reached"]
+__all__ = ["Spent", "bound_before", "bound_reached", "bounded"]
 
 _TOKENS = ("train_tokens", "sampled_tokens")
 """Figures of a stage that count the tokens it trained on and those it sampled."""
@@ -24,10 +24,15 @@ class Spent:
     judge_cost: float = 0.0
 
 
+def bounded(budget: Budget) -> bool:
+    """Whether the budget bounds what is spent, and not only the number of trials."""
+    return any(bound is not None for bound in (budget.device_hours, budget.tokens, budget.judge_cost))
+
+
 def bound_before(store: Store, suite: Suite, sweep: str, recipe: str, model: str, trial: int) -> str | None:
     """The bound of its budget that a cell has reached with the batches before this trial's, in words; None: none."""
     budget = suite.budget
-    if budget.device_hours is None and budget.tokens is None and budget.judge_cost is None:
+    if not bounded(budget):
         return None
     return bound_reached(budget, _spent_by_trials(store, suite, sweep, recipe, model, budget.batch_start(trial)))
 

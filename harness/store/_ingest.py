@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import duckdb
     import polars as pl
 
-__all__ = ["create", "damage", "fingerprint", "ingest", "recorded_fingerprint"]
+__all__ = ["alone", "create", "damage", "fingerprint", "ingest", "recorded_fingerprint"]
 
 _TYPES: dict[Kind, str] = {
     "text": "VARCHAR",
@@ -32,10 +32,9 @@ _FEW = 100
 """Batches for which a thread to read them ahead is not worth its start."""
 
 
-def _statements() -> list[str]:
+def _tables() -> list[str]:
     made = [
         "CREATE SCHEMA raw",
-        "CREATE TABLE raw.schema_version (fingerprint VARCHAR)",
         # Which batches are in; a batch and its row here are written in one transaction.
         "CREATE TABLE raw.ledger (batch VARCHAR)",
         # Which batch's rows count for a content key, per table.
@@ -45,6 +44,11 @@ def _statements() -> list[str]:
         columns = ", ".join(map(_column, table.columns))
         # No primary key: on a million samples it costs twice the time and eight times the space.
         made.append(f"CREATE TABLE raw.{table.name} ({columns}, batch VARCHAR NOT NULL, batch_row BIGINT NOT NULL)")
+    return made
+
+
+def _statements() -> list[str]:
+    made = [*_tables(), "CREATE TABLE raw.schema_version (fingerprint VARCHAR)"]
     for view in VIEWS.values():
         made += [f"CREATE VIEW main.{view.name} AS {view.sql}", *comments(view)]
     return made
@@ -69,6 +73,26 @@ def create(connection: "duckdb.DuckDBPyConnection") -> None:
         connection.execute(statement)
     connection.execute("INSERT INTO raw.schema_version VALUES (?)", [fingerprint()])
     connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def alone(
+    connection: "duckdb.DuckDBPyConnection", shards: Path, batches: Sequence[str]
+) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """Within the block, the schema `raw` of a database in memory, with the rows of these batches and no others.
+
+    Raises:
+        UserError: damaged or foreign shards, each named.
+    """
+    for statement in _tables():
+        connection.execute(statement)
+    try:
+        _, problems = ingest(connection, shards, batches)
+        if problems:
+            raise damage(problems, "nothing was ingested")
+        yield connection
+    finally:
+        connection.execute("DROP SCHEMA raw CASCADE")
 
 
 def recorded_fingerprint(connection: "duckdb.DuckDBPyConnection") -> str | None:

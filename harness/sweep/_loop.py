@@ -22,7 +22,7 @@ from harness.plan import Plan
 from harness.progress import Display
 from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, final_kinds, measure_specs
 from harness.search import Past, best_trial
-from harness.spending import bound_before
+from harness.spending import bound_before, bounded
 from harness.store import Store
 from harness.sweep._graders import Graders
 from harness.sweep._records import Records, SweepState, TrialState
@@ -177,8 +177,8 @@ class _Sweep:
 
         To open the database for that takes longer than all else that a trial costs here.
         """
-        if self.suite.early_stopping is not None:
-            # Rivals are looked up in the store, where the last trial's end is from the next ingest on.
+        if self.suite.early_stopping is not None or bounded(self.suite.budget):
+            # Rivals and costs are looked up in the database, to which the last trials come with the next ingest.
             return None
         found = {p.number: p for p in past}
         for number, values in reached.items():
@@ -209,7 +209,7 @@ class _Sweep:
             models = chain_ends(self.facts, run, specs)
             await self._train(run, trial, self.rungs.of_training(run, trial, specs))
             keys = await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
-            with self.store.fresh():
+            with self.store.newest(keys):
                 values = values_of(self.store, suite, run.recipe, keys)
         except FailedRunError as error:
             self._failed_trial(run, trial, "tune", error, started)

@@ -23,6 +23,12 @@ print(store.ingest())
 """
 
 
+MEASUREMENT = {
+    **{"artifact": "a1", "target": {}, "kind": "task", "task": "mmlu", "settings": {}, "data": "bundled"},
+    **{"seconds": 1.0, "environment": "e1", "at": "2026-01-01T00:00:00+00:00"},
+}
+
+
 def _elsewhere(results: Path) -> "subprocess.Popen[str]":
     """Another process that writes a row and takes it in."""
     return subprocess.Popen([sys.executable, "-c", WRITE, str(results)], stdout=subprocess.PIPE, text=True)
@@ -60,6 +66,79 @@ def test_a_fresh_block_makes_a_database_of_another_version_anew(
     store = Store(tmp_path)
     with store.fresh():
         assert store.query(COUNT).item() == 1
+
+
+def _measured(key: str) -> dict[str, list[dict[str, object]]]:
+    return {"measurements": [MEASUREMENT | {"measurement": key}], "samples": [sample(measurement=key)]}
+
+
+SAMPLES = "SELECT measurement FROM raw.samples ORDER BY ALL"
+
+
+def test_the_newest_rows_are_asked_alone_where_they_hold_what_is_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append_many(_measured("m1"))
+    store.ingest()
+    before = store.database.stat()
+    store.append_many(_measured("m2"))
+    with store.newest(["m2"]):
+        assert store.query(SAMPLES)["measurement"].to_list() == ["m2"]
+        with pytest.raises(RuntimeError, match=r"Store\.fresh"):
+            store.ingest()
+    # The database was not touched, and has everything with the next ingest.
+    assert store.database.stat() == before
+    assert store.ingest() == 1
+    assert store.query(SAMPLES)["measurement"].to_list() == ["m1", "m2"]
+
+
+def test_newest_answers_from_the_database_what_the_newest_rows_lack(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append_many(_measured("m1"))
+    store.ingest()
+    store.append_many(_measured("m2"))
+    with store.newest(["m1", "m2"]):
+        assert store.query(SAMPLES)["measurement"].to_list() == ["m1", "m2"]
+    # Also before the first ingest, and for a measurement that was asked for already.
+    for other in (store, Store(tmp_path)):
+        for _ in range(2):
+            with other.newest(["m2"]):
+                assert "m2" in other.query(SAMPLES)["measurement"].to_list()
+
+
+def test_what_another_asks_for_is_among_the_newest_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.append_many(_measured("m0"))
+    store.ingest()
+    for key in ("m1", "m2"):
+        store.append_many(_measured(key))
+    monkeypatch.setattr(Store, "fresh", lambda _: pytest.fail("it was in memory"))
+    for key in ("m2", "m1"):
+        with store.newest([key]):
+            assert key in store.query(SAMPLES)["measurement"].to_list()
+
+
+def test_many_batches_are_taken_in_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.store._store._MANY", 2)
+    store = Store(tmp_path)
+    store.append_many(_measured("m0"))
+    store.ingest()
+    for key in ("m1", "m2", "m3"):
+        store.append_many(_measured(key))
+    with store.newest(["m3"]):
+        assert store.query(SAMPLES).height == 4
+    assert store.ingest() == 0
+
+
+def test_newest_names_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.append_many(_measured("m0"))
+    store.ingest()
+    store.append_many(_measured("m1"))
+    newest = max(store.shards.glob("*/samples.parquet"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"samples\.parquet"), store.newest(["m1"]):
+            raise AssertionError("the block must not begin")
 
 
 def test_a_fresh_block_names_damage_and_leaves_nothing_open(tmp_path: Path) -> None:
