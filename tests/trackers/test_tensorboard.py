@@ -57,7 +57,7 @@ class TestTensorBoard(TrackerContract):
         from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
         from tensorboard.context import RequestContext
         from tensorboard.plugins.base_plugin import TBContext
-        from tensorboard.plugins.hparams.api_pb2 import ListSessionGroupsRequest
+        from tensorboard.plugins.hparams.api_pb2 import ListSessionGroupsRequest, Status
         from tensorboard.plugins.hparams.backend_context import Context
         from tensorboard.plugins.hparams.list_session_groups import Handler
 
@@ -70,8 +70,10 @@ class TestTensorBoard(TrackerContract):
         experiment = context.experiment_from_metadata(request, "", True, context.hparams_metadata(request, ""), None)
         assert {"recipe", "state", "dpo.beta", "ppo.kl_coef"} <= {one.name for one in experiment.hparam_infos}
         assert "objective/gold_reward" in {one.name.tag for one in experiment.metric_infos}
-        handler = Handler(request, context, "", ListSessionGroupsRequest(start_index=0, slice_size=100))
-        groups = handler.run().session_groups
+        asked = ListSessionGroupsRequest(start_index=0, slice_size=100, allowed_statuses=Status.values())
+        groups = Handler(request, context, "", asked).run().session_groups
         assert len(groups) == len(everything(store))
+        ended = {g.sessions[0].status for g in groups}
+        assert ended == {Status.Value("STATUS_SUCCESS"), Status.Value("STATUS_FAILURE")}
         assert {g.hparams["state"].string_value for g in groups} == {"complete", "failed", "infeasible"}
         assert SWEEP in {g.sessions[0].name.split("/")[0] for g in groups}
