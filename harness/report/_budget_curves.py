@@ -112,22 +112,20 @@ def _curves(
     worst = max(reached) if minimize else min(reached)
     resamples = max(100, min(1000, _RESAMPLED // sum(len(c.trials) for c in cells)))
     costs = {c.who.label: _costs(facts, c, unit, split=at_random) for c in cells}
-    most = max((sum(own) for own in costs.values()), default=0.0)
     found: list[tuple[_Cell, BudgetCurve]] = []
     for cell in cells:
-        failed, own, n = worst if cell.failed else None, costs[cell.who.label], len(cell.trials)
-        if unit != "trials" and not any(own):
+        failed, own = worst if cell.failed else None, costs[cell.who.label]
+        if not any(own):
             continue
         if not at_random:
-            curve = best_so_far(cell.scores, own or None, failed=failed, minimize=minimize)
-        elif unit == "trials" and n <= _EXACT:
+            curve = best_so_far(cell.scores, own, failed=failed, minimize=minimize)
+        elif unit == "trials" and len(own) <= _EXACT:
             curve = expected_best(cell.scores, failed=failed, minimize=minimize, resamples=resamples)
         else:
-            own = own or [1.0] * n
             curve = expected_best_within(
                 cell.scores,
                 own,
-                _budgets(own, most or n),
+                _budgets(own, list(costs.values())),
                 failed=failed,
                 minimize=minimize,
                 resamples=resamples,
@@ -137,20 +135,23 @@ def _curves(
     return found
 
 
-def _budgets(costs: Sequence[float], most: float) -> list[float]:
-    """Amounts up to what all trials cost, the same for all recipes but for that end.
+def _budgets(costs: Sequence[float], every: Sequence[Sequence[float]]) -> list[float]:
+    """Amounts of compute from the dearest trial to what all of them cost, between these the same for all recipes.
 
-    None is below the dearest trial: there some order finishes none, and the curve would not be of what was found.
+    With less than the dearest trial some order finishes none, and the curve would not be of what was found.
     """
-    total = sum(costs)
-    amounts = np.geomspace(most / 1000, most, _BUDGETS)
+    first, total = max(costs), sum(costs)
+    least, most = min(max(c) for c in every if any(c)), max(map(sum, every))
+    amounts = np.geomspace(least, most, _BUDGETS)
     if set(costs) == {1.0}:
         amounts = np.unique(np.rint(amounts))
-    return [*(b for b in amounts.tolist() if max(costs) <= b < total), total]
+    return sorted({first, *(b for b in amounts.tolist() if first < b < total), total})
 
 
 def _costs(facts: Facts, cell: _Cell, unit: str, *, split: bool) -> list[float]:
-    return [] if unit == "trials" else spent(facts, cell.who, cell.trials, unit, split=split)
+    if unit == "trials":
+        return [1.0] * len(cell.trials)
+    return spent(facts, cell.who, cell.trials, unit, split=split)
 
 
 def _draw(

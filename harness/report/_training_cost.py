@@ -29,7 +29,9 @@ _MEASURED = {
 
 def training_cost(facts: Facts) -> Html | None:
     """A row a stage that measured its steps; None where none did."""
-    users = {str(stage): sorted(set(part["label"].to_list())) for (stage,), part in facts.lineage.group_by("stage")}
+    users: dict[str, list[str]] = {}
+    for stage, label in facts.lineage.select("stage", "label").unique().sort("label").iter_rows():
+        users.setdefault(stage, []).append(label)
     rows: list[list[object]] = []
     shown: set[str] = set()
     measured = 0

@@ -168,6 +168,30 @@ def test_a_budget_of_compute_has_a_curve_where_it_was_counted(store: Store, tmp_
     assert line["x"][-1] == pytest.approx(4 * 1200)
 
 
+def test_more_trials_than_can_be_counted_out_are_averaged_over_drawn_orders(store: Store, tmp_path: Path) -> None:
+    reached = [{"gold_reward": (n * 37 % 600) / 600} for n in range(600)]
+    facts = _made(store, tmp_path, trial_events=tuned("dpo", reached), sweep_events=saying(sampler="random"))
+    line = _line(_variant(_figure(facts), "tuning trials"), "dpo")
+    assert (line["x"][0], line["x"][-1]) == (1, 600)
+    assert all(n == int(n) for n in line["x"])
+    # Of 600 in equal steps the best of n is at n / (n + 1) of the way, about.
+    assert line["y"] == pytest.approx([n / (n + 1) for n in line["x"]], abs=0.04)
+    assert line["y"][-1] == pytest.approx(599 / 600)
+
+
+def test_of_many_recipes_those_that_found_the_best_are_shown(store: Store, tmp_path: Path) -> None:
+    def more(frame: pl.DataFrame) -> pl.DataFrame:
+        one = frame.filter((pl.col("recipe") == "dpo") & (pl.col("phase") == "tune") & (pl.col("state") == "complete"))
+        best = [(f"r{n:02}", json.dumps({"gold_reward": n / 20})) for n in range(14)]
+        rows = [one.row(0, named=True) | {"recipe": name, "objectives": told} for name, told in best]
+        return pl.concat([frame.filter(pl.col("recipe") == "base"), pl.DataFrame(rows, schema=frame.schema)])
+
+    figure = _figure(_made(store, tmp_path, trial_events=more))
+    named = [t["name"] for t in _variant(figure, "tuning trials").traces if "name" in t]
+    assert named == [f"r{n:02}" for n in range(2, 14)]
+    assert "the 12 that found the best are shown" in figure.caption
+
+
 def test_without_a_finished_trial_the_page_says_so(store: Store, tmp_path: Path) -> None:
     facts = _made(store, tmp_path, trial_events=keep(pl.col("phase") == "final"))
     found = budget_curves(facts)
