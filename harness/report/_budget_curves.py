@@ -218,7 +218,7 @@ def _caption(facts: Facts, cells: Sequence[_Cell], objective: str, *, at_random:
             "chooses a trial by the results before it: averaging over orders would describe no search, and one search "
             "shows no spread, so there is no band. Another search of the same recipe would go otherwise."
         )
-    said += " Scores are of the tuning documents, by which settings are chosen, and flattered by that: see below."
+    said += " Scores are of the tuning documents, by which settings are chosen, and flattered by that (see optimism)."
     if (failed := sum(c.failed for c in cells)) > 0:
         said += (
             f" {counted(failed, 'trial')} that failed, were infeasible, pruned, or broke a constraint count as trials, "
