@@ -37,6 +37,11 @@ ON = "measure.noise_floor=true"
 PUBLIC = ("scores", "samples", "judgements", "profiles", "trials", "lineage")
 
 
+def _table(results: Path, plan: Plan) -> object:
+    facts = read_facts(Store(results), plan.sweep)
+    return noise_table(facts, noise(Store(results), facts))
+
+
 @pytest.fixture(scope="module")
 def suite_file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("suite") / "noisy.yaml"
@@ -148,19 +153,8 @@ def test_a_deterministic_scorer_flips_nothing_and_a_sampled_answer_does(noisy: t
 
 
 def test_the_table_says_what_it_means(plain: tuple[Path, Plan], noisy: tuple[Path, Plan, Outcome]) -> None:
-    assert (
-        noise_table(
-            read_facts(Store(plain[0]), plain[1].sweep),
-            noise(Store(plain[0]), read_facts(Store(plain[0]), plain[1].sweep)),
-        )
-        is None
-    )
-    shown = str(
-        noise_table(
-            read_facts(Store(noisy[0]), noisy[1].sweep),
-            noise(Store(noisy[0]), read_facts(Store(noisy[0]), noisy[1].sweep)),
-        )
-    )
+    assert _table(*plain) is None
+    shown = str(_table(*noisy))
     assert "0.0% [0.0%, " in shown
     assert "No score changed. Of other documents, up to " in shown
     assert "is within what re-measuring alone does" in shown
@@ -188,11 +182,7 @@ def test_one_that_fails_is_told_and_made_the_next_time(
     assert _rows(results, "SELECT recipe, kind, message FROM failures") == [("base", "infeasible", "out of memory")]
     # The run has its figures.
     assert _rows(results, "SELECT state FROM trials WHERE recipe = 'base'") == [("complete",)]
-    shown = str(
-        noise_table(
-            read_facts(Store(results), plan.sweep), noise(Store(results), read_facts(Store(results), plan.sweep))
-        )
-    )
+    shown = str(_table(results, plan))
     assert "not been measured a second time yet" in shown
     assert swept(planned(suite_file, results, ON), results).failures == []
     assert _rows(results, "SELECT count(*) > 0 FROM noise") == [(True,)]

@@ -16,7 +16,7 @@ _LINE_PX, _FRAME_PX = 26, 96
 _NAMES = {"resolved": 1, "unresolved": 0}
 _BAR_PX, _BAR_OPACITY = 12, 0.22
 _HEADERS = ("first − second", "figure", "difference", "95 % from", "to", "Holm p")
-_MORE = ("verdict", "detectable", "changed", "documents", "family")
+_MORE = ("verdict", "detectable", "changed", "re-measured", "documents", "family")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Line:
     """`name` says what was compared with what.
 
     Where they are known: `detectable` is the true difference that such data would resolve with a chance of 80 %,
-    `changed` the share of documents with another score, `family` what Holm's correction went over.
+    `changed` the share of documents with another score, `remeasured` that share between two measurements of one model
+    (the noise floor), `family` what Holm's correction went over.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Line:
     verdict: Verdict
     detectable: float | None = None
     changed: float | None = None
+    remeasured: float | None = None
     family: str | None = None
 
 
@@ -57,7 +59,7 @@ def _row(line: Line, what: str, known: bool) -> list[object]:
     d = line.difference
     row: list[object] = [line.name, what, d.value, d.low, d.high, line.adjusted_p]
     if known:
-        row += [line.verdict, line.detectable, _percent(line.changed), d.n, line.family]
+        row += [line.verdict, line.detectable, _percent(line.changed), _percent(line.remeasured), d.n, line.family]
     return row
 
 

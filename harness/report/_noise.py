@@ -90,9 +90,8 @@ def flips_of(found: Sequence[Noise], group: str, metric: str, *, model: str, tar
     return next((n for n in same if n.target == target), same[0] if same else None)
 
 
-def noise_table(store: "Store", facts: Facts) -> Html | None:
-    """The noise floor of a sweep; None where its suite asks for none and none was measured."""
-    found = noise(store, facts)
+def noise_table(facts: Facts, found: Sequence[Noise]) -> Html | None:
+    """The noise floor of a sweep as `noise` gives it; None where its suite asks for none and none was measured."""
     measure = facts.settings.get("measure")
     if not found and not (isinstance(measure, dict) and measure.get("noise_floor")):
         return None

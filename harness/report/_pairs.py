@@ -6,6 +6,7 @@ from harness.report._compare import changed_share
 from harness.report._families import MainFigure, Tested, left_out, main_figures, scores_on, tested
 from harness.report._forest import DRAWN, Line, forest
 from harness.report._html import Html
+from harness.report._noise import Noise, flips_of
 from harness.report._plot import Figure, empty
 from harness.report._queries import Facts
 from harness.stats import detectable
@@ -21,18 +22,23 @@ _CAPTION = (
     "the same ones. Where a benchmark has five tasks or more (subjects), the interval goes by these. Grey bars: a true "
     "difference inside would be missed more than one time in five even by a comparison of its own, without Holm's "
     "correction (detectable); there, unresolved means that little was asked, not that nothing is there. Changed: "
-    "documents whose score differs at all."
+    "documents whose score differs at all; re-measured: those whose score differs when one model is measured twice."
 )
 
 
-def differences(facts: Facts) -> Figure | Html:
-    """The forest plot of every main figure, one at a time; of many differences the foremost."""
+def differences(facts: Facts, noise: Sequence[Noise] = ()) -> Figure | Html:
+    """The forest plot of every main figure, one at a time; of many differences the foremost.
+
+    Args:
+        facts: the sweep.
+        noise: the noise floor of its base models, where it was measured.
+    """
     title = "Every difference"
     found = {figure: rows for figure in main_figures(facts) if (rows := _ordered(tested(facts, figure)))}
     if not found:
         return empty(title, "No two recipes have final scores of the same documents yet.")
     most = max(DRAWN, _ROWS // len(found))
-    lines = {figure.name: [_line(facts, figure, t) for t in rows[:most]] for figure, rows in found.items()}
+    lines = {figure.name: [_line(facts, figure, t, noise) for t in rows[:most]] for figure, rows in found.items()}
     return forest("forest", title, " ".join([_CAPTION, *_limits(facts, list(found.values()), most)]), lines)
 
 
@@ -62,8 +68,9 @@ def _rank(one: Tested) -> tuple[bool, float]:
     return one.comparison.verdict == "unresolved", -abs(one.comparison.difference.value)
 
 
-def _line(facts: Facts, figure: MainFigure, one: Tested) -> Line:
+def _line(facts: Facts, figure: MainFigure, one: Tested, noise: Sequence[Noise]) -> Line:
     c = one.comparison
+    floor = flips_of(noise, *figure.source, model=c.a.model, target=facts.target_of(c.a)) if figure.source else None
     first, second = (scores_on(facts, who, figure) for who in (c.a, c.b))
     return Line(
         f"{c.a.label} − {c.b.label}",
@@ -72,5 +79,6 @@ def _line(facts: Facts, figure: MainFigure, one: Tested) -> Line:
         c.verdict,
         detectable(c.difference),
         changed_share(first, second),
+        floor.flips.value if floor is not None else None,
         f"{one.family} ({one.of:,})",
     )

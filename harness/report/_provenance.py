@@ -31,7 +31,7 @@ def _box(text: str) -> Html:
 def failures(facts: Facts) -> Html:
     """Every failure with its reason and its traceback."""
     if facts.failures.is_empty():
-        return join(tag("h3", "Failures"), tag("p", "None was recorded.", class_="empty"))
+        return tag("p", "None was recorded.", class_="empty")
     parts: list[Html] = []
     for row in facts.failures.iter_rows(named=True):
         where = f"{row['label']}, trial {row['trial']}, seed {row['seed']}"
@@ -51,7 +51,7 @@ def failures(facts: Facts) -> Html:
                 _box(row["traceback"] or "no traceback"),
             )
         )
-    return join(tag("h3", "Failures"), *parts)
+    return join(*parts)
 
 
 def _stages(facts: Facts) -> Html:

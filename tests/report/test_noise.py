@@ -16,6 +16,11 @@ from tests.store.scenario import MODEL, SWEEP
 LEAVES = {"mmlu": "mmlu_anatomy", "truthfulqa_mc2": "mmlu_astronomy"}
 
 
+def _table(store: Store) -> object:
+    facts = read_facts(store, SWEEP)
+    return noise_table(facts, noise(store, facts))
+
+
 def _leaves(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("task").replace(LEAVES))
 
@@ -118,10 +123,8 @@ def test_the_table(asked: Store, twice: Store, store: Store, facts: Facts) -> No
     assert "A difference of means below 0.0" in shown
     # One target, one model: no columns for them.
     assert '<th scope="col">target</th>' not in shown
-    assert "not been measured a second time yet" in str(
-        noise_table(read_facts(asked, SWEEP), noise(asked, read_facts(asked, SWEEP)))
-    )
-    assert noise_table(read_facts(store, SWEEP), noise(store, read_facts(store, SWEEP))) is None
+    assert "not been measured a second time yet" in str(_table(asked))
+    assert _table(store) is None
 
 
 def test_names_are_escaped(twice: Store, tmp_path: Path) -> None:
@@ -129,6 +132,6 @@ def test_names_are_escaped(twice: Store, tmp_path: Path) -> None:
     named = derive(
         twice, tmp_path / "results", {"measurements": lambda f: f.with_columns(pl.col("task").replace({"gsm8k": bad}))}
     )
-    shown = str(noise_table(read_facts(named, SWEEP), noise(named, read_facts(named, SWEEP))))
+    shown = str(_table(named))
     assert bad not in shown
     assert "&lt;script&gt;" in shown

@@ -125,7 +125,7 @@ def test_every_figure_has_caption_and_numbers(page: Path, read: _Reader) -> None
     drawn = read.data("figure-data")
     assert isinstance(drawn, dict)
     names = {"frontier", "overoptimisation", "benchmarks", "ratings", "training", "search"}
-    names |= {"tradeoffs", "variants", "profiles"}
+    names |= {"tradeoffs", "variants", "profiles", "forest", "budget-curves"}
     assert set(drawn) == names
     assert len(figures) == len(names)
     for figure in figures:

@@ -165,7 +165,13 @@ def test_the_memory_of_training_stands_beside_its_settings(store: Store, tmp_pat
     assert "GPU peak" not in found
     import datetime
 
-    whole = page(derived, read_facts(derived, SWEEP), samples=4, now=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
+    whole = page(
+        derived,
+        read_facts(derived, SWEEP),
+        found=None,
+        samples=4,
+        now=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    )
     assert "What training took" in whole
 
 
