@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shlex
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -69,7 +70,8 @@ class _Feed(threading.Thread):
         super().__init__(name=tracker, daemon=True)
         self._results, self._sweep, self._note = results, sweep, note
         self._ending, self._given_up = threading.Event(), threading.Event()
-        self.again = f"harness export {tracker} {sweep}"
+        elsewhere = "" if results == Path("results").resolve() else f" --results {shlex.quote(str(results))}"
+        self.again = f"harness export {tracker} {sweep}{elsewhere}"
 
     def end(self, *, now: bool) -> None:
         """Look once more and end; `now`: without another look, after the run that is being written."""
