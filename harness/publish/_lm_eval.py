@@ -87,7 +87,8 @@ def _folder(key: str, seed: object) -> str:
 
 
 def _date(card: Card) -> str:
-    return f"{recorded(card):%Y-%m-%dT%H-%M-%S.%f}"
+    # Not by strftime, which writes years before 1000 without zeros on some systems.
+    return recorded(card).isoformat(timespec="microseconds")[:26].replace(":", "-")
 
 
 def _split(metric: str) -> tuple[str, str]:

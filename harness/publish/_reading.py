@@ -31,7 +31,8 @@ KEY = re.compile(r"[0-9a-f]{16}(?:-[0-9a-f]{8})?")
 _NAME = re.compile(
     rf"index\.html|entries/{KEY.pattern}\.html|croissant\.json"
     r"|data/(?:entries\.(?:json|csv|parquet)|samples\.parquet|provenance\.json)"
-    rf"|every-eval-ever/data(?:/{COMPONENT}){{4}}|lm-eval/{KEY.pattern}/seed--?\d+/{COMPONENT}"
+    rf"|every-eval-ever/data(?:/{COMPONENT}){{4}}"
+    rf"|lm-eval/{KEY.pattern}/seed--?\d+/(?:results|samples_{COMPONENT})_[0-9T.-]{{26}}\.jsonl?"
     rf"|hub/{KEY.pattern}/(?:README\.md|\.eval_results/{COMPONENT})"
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
