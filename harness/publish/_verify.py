@@ -25,9 +25,7 @@ __all__ = ["Discrepancy", "read_and_verify"]
 
 _TOLERANCE = 1e-9
 _LINES = 2_000_000
-_OF_HOSTS = frozenset(
-    {".git", ".cache", ".gitattributes", ".gitignore", ".nojekyll", "CNAME", "README.md", "LICENSE"}
-)
+_OF_HOSTS = frozenset({".git", ".cache", ".gitattributes", ".gitignore", ".nojekyll", "CNAME", "README.md", "LICENSE"})
 """What a clone or a download holds beside the board: git's and the Hub's own, and what tells a host what to do."""
 
 
