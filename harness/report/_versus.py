@@ -7,7 +7,7 @@ from itertools import combinations, product
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.report._compare import Scores, aspects, main_metrics, paired, scores_of
+from harness.report._compare import Scores, aspects, changed_share, main_metrics, paired, scores_of
 from harness.report._entries import Entry
 from harness.stats import Difference, Verdict, detectable, holm, resolved
 
@@ -74,8 +74,7 @@ def set_against(store: "Store", groups: Sequence[Sequence[Entry]]) -> Versus:
                     "compared"
                 )
             means = tuple(_mean([_mean(side[d]) for d in sorted(shared)]) for side in (first, second))
-            changed = _mean([float(_mean(first[d]) != _mean(second[d])) for d in shared])
-            found.append((a, b, what, (means[0], means[1]), difference, changed))
+            found.append((a, b, what, (means[0], means[1]), difference, changed_share(first, second)))
         warnings += _differences_of_setting(store, a, b)
     if not found:
         names = ", ".join(dict.fromkeys(e.label for pair in pairs for e in pair))
