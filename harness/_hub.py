@@ -48,14 +48,14 @@ def repository_problem(dataset: str) -> str | None:
     The `datasets` library asks a hub that hangs again and again for minutes, and hides what the hub did behind its own
     search for files.
     """
-    import huggingface_hub
+    from huggingface_hub import HfApi, constants
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         return None
 
     bound_waiting()
     try:
-        huggingface_hub.HfApi().dataset_info(dataset)
+        HfApi().dataset_info(dataset)
     except Exception as error:
         reason = hub_reason(error)
         if reason is None:

@@ -49,6 +49,10 @@ _EXTRAS: tuple[tuple[str, str, str], ...] = (
         "llmcompressor",
         "GPTQ, SmoothQuant, Wanda, SparseGPT: pip install 'posttrain-harness[compression]'",
     ),
+    ("tensorboard", "tensorboard", "looking at results/tensorboard: pip install 'posttrain-harness[tensorboard]'"),
+    ("mlflow-skinny", "mlflow", "harness sweep --track mlflow: pip install 'posttrain-harness[mlflow]'"),
+    ("wandb", "wandb", "harness sweep --track wandb: pip install 'posttrain-harness[wandb]'"),
+    ("trackio", "trackio", "harness sweep --track trackio: pip install 'posttrain-harness[trackio]'"),
 )
 """Distribution, module, what it would enable."""
 

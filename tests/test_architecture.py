@@ -11,6 +11,8 @@ FLOORS = {
     "cli": 6,
     "show": 6,
     "_export_commands": 6,
+    "_comparing_commands": 6,
+    "_command_basics": 6,
     "alone": 5,
     "gc": 5,
     "retry": 5,

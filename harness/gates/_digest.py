@@ -16,6 +16,7 @@ from harness.models import folder_fingerprint
 __all__ = ["artifact_digest"]
 
 _GATE = "digest"
+_UNREAD = ("the files of the models were not read for this report: `harness report --check-artifacts` does",)
 
 _CHAIN = """
     SELECT l.position, l.step, l.stage FROM lineage l
@@ -88,7 +89,7 @@ def _expected(evidence: Evidence, run: dict[str, Any]) -> tuple[str | None, str 
 def _files(evidence: Evidence, key: str) -> str | tuple[str] | None:
     """What is wrong with an artifact's files; a tuple with the reason where they cannot be looked at."""
     if evidence.results is None:
-        return ("no results folder was given",)
+        return _UNREAD
     folders = Folders(evidence.results)
     if not folders.holds(key):
         return ("the artifact is no longer there (harness gc)",)
@@ -117,7 +118,7 @@ def _base(evidence: Evidence, model: str, key: str) -> str | tuple[str] | None:
     """The same for a base model: only a local folder is hashed again; nothing is converted or fetched for it."""
     folder = Path(model).expanduser()
     if evidence.results is None:
-        return ("no results folder was given",)
+        return _UNREAD
     if not folder.is_dir():
         return ("a base model that is no local folder is not hashed again",)
     found = content_key("model", files=folder_fingerprint(folder))

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from harness.report._compare import bounds_of, paired, subjects_of
+from harness.report._direction import Direction
+from harness.report._direction import direction as of_metric
 from harness.stats import Scores, cluster_interval, crossed_interval, holm, rank_intervals, resolved
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ __all__ = [
     "ranks",
     "scores",
 ]
-
-Direction = Literal["higher", "lower", "none"]
 
 PROFILE = "profile"
 """The task under which latency and memory stand."""
@@ -44,12 +44,6 @@ STATISTICS: dict[str, object] = {
     "over the documents that both have; Holm-corrected over the figures of the entry",
 }
 """How the figures of an export of this version are computed; stands in its manifest."""
-
-_LOWER = frozenset(
-    {"kl", "loss", "nll", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
-    | {"brier", "brier_score", "ece", "mse", "mae", "ter", "wer"}
-)
-_NO_ORDER = frozenset({"length"})
 
 
 @dataclass(frozen=True)
@@ -79,9 +73,7 @@ class Against:
 
 def direction(task: str, metric: str) -> Direction:
     """Which way a figure is better; `none` where it only describes, and for a profile, which is not ranked."""
-    if task == PROFILE or metric in _NO_ORDER:
-        return "none"
-    return "lower" if metric in _LOWER else "higher"
+    return "none" if task == PROFILE else of_metric(metric)
 
 
 def scores(samples: "pl.DataFrame") -> dict[str, list[float]]:

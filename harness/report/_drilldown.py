@@ -41,7 +41,7 @@ def drill_down(facts: Facts) -> Html:
         return empty(title, facts.why_none("tasks", "benchmark scores"))
     parts = [_benchmark(facts, group, metric, shown) for group, metric in tasks]
     limits = left_out(facts) or (_few(facts, shown) if len(shown) < len(facts.recipes()) else "")
-    return join(tag("h3", title), tag("p", " ".join(filter(None, [_NOTE, limits])), class_="fine"), *parts)
+    return join(tag("p", " ".join(filter(None, [_NOTE, limits])), class_="fine"), *parts)
 
 
 def _few(facts: Facts, shown: Sequence[Contender]) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["flags"]
 
+_FEW = 8
+"""Rows of warnings that are shown at once; more fold away: they are not to stand between the answer and its figures."""
 _HEADERS = ["", "gate", "recipe", "task", "seed", "what was found, and what to do"]
 
 
@@ -48,7 +50,10 @@ def _found(facts: Facts, found: Checked) -> Html | None:
     groups: dict[tuple[str, ...], list[Flag]] = {}
     for flag in sorted(found.flags, key=lambda f: f.severity != "invalid"):
         groups.setdefault((flag.severity, flag.gate, flag.recipe, flag.model, flag.task), []).append(flag)
-    return table(Table(_HEADERS, [_row(facts, same) for same in groups.values()]))
+    rows = table(Table(_HEADERS, [_row(facts, same) for same in groups.values()]))
+    if len(groups) <= _FEW or any(f.severity == "invalid" for f in found.flags):
+        return rows
+    return tag("details", tag("summary", f"The warnings, {len(groups)} rows"), rows)
 
 
 def _row(facts: Facts, same: Sequence[Flag]) -> list[object]:

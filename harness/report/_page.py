@@ -82,7 +82,7 @@ def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int,
         ("Forest plot", place(differences(facts, floor))),
         ("Who beats whom", win_matrix(facts)),
         ("Task by task", drill_down(facts)),
-        ("Method and model", interactions(facts)),
+        ("Method, model and data", interactions(facts)),
     ]
     searched = [
         ("Every trial", place(search(facts))),

@@ -30,8 +30,13 @@ def places(facts: Facts, objective: str) -> dict[str, Place]:
     worse, all from the one family of comparisons that the answer stands on (Mogstad, Romano, Shaikh & Wilhelm 2024,
     "Inference for ranks"): no place contradicts a verdict.
     """
-    if not objective_source(facts, objective):
-        return {}
+    key = ("places", objective)
+    if key not in facts.cache:
+        facts.cache[key] = _places(facts, objective) if objective_source(facts, objective) else {}
+    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+
+def _places(facts: Facts, objective: str) -> dict[str, Place]:
     found = compare_recipes(facts, objective)
     members: dict[str, set[str]] = {}
     for c in found:

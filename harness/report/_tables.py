@@ -77,10 +77,11 @@ def comparison_tables(facts: Facts) -> Html:
         return empty("Comparisons", "No two recipes have final scores of the same documents yet.")
     note = (
         "Paired by document, over all seeds: the documents' part of an interval by bootstrap, the seeds' by Student's "
-        "t. Holm's correction is within each table. A difference is called resolved where its corrected p is below "
-        "0.05; its interval, which stands for itself alone, is not corrected."
+        "t. A benchmark with five subjects or more goes by subject (cluster-robust). Holm's correction is within each "
+        "table. A difference is called resolved where its corrected p is below 0.05; its interval, which stands for "
+        "itself alone, is not corrected."
     )
-    return join(tag("h3", "The comparisons"), *parts, tag("p", note, class_="fine"))
+    return join(*parts, tag("p", note, class_="fine"))
 
 
 def _value(found: Estimate | None) -> Html | None:

@@ -42,7 +42,6 @@ _OF_ALL = (
 def win_matrix(facts: Facts) -> Html:
     """Recipe against recipe, one table a figure and base model, of which one is open at a time; of many recipes the
     foremost."""
-    title = tag("h3", "Who beats whom")
     found: list[tuple[str, Html]] = []
     for figure in main_figures(facts):
         for model, recipes in foremost(facts).items():
@@ -52,9 +51,7 @@ def win_matrix(facts: Facts) -> Html:
     if not found:
         return empty("Who beats whom", "No two recipes have final scores of the same documents yet.")
     parts = [_fold(summary, made, i == 0) for i, (summary, made) in enumerate(found)]
-    return join(
-        title, tag("p", " ".join(filter(None, [_NOTE, left_out(facts)])), class_="fine"), *parts, _over_tasks(facts)
-    )
+    return join(tag("p", " ".join(filter(None, [_NOTE, left_out(facts)])), class_="fine"), *parts, _over_tasks(facts))
 
 
 def _called(facts: Facts, what: str, model: str) -> str:
