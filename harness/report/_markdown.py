@@ -20,6 +20,7 @@ from harness.report._plot import Estimate
 from harness.report._queries import Contender, Facts
 from harness.report._rank import places
 from harness.report._words import counted, difference_text, listed, span, words
+from harness.stats import detectable
 
 __all__ = ["markdown"]
 
@@ -54,11 +55,12 @@ def _comparisons(title: str, found: Sequence[Comparison]) -> list[str]:
             difference_text(c),
             c.verdict if c.verdict == "unresolved" else f"**{c.verdict}**",
             "–" if c.adjusted_p != c.adjusted_p else f"{c.adjusted_p:.3f}",
+            number(detectable(c.difference)),
             f"{c.difference.n:,}",
         ]
         for c in foremost
     ]
-    headers = ["first − second", "figure", "difference, 95 %", "verdict", "Holm p", "documents"]
+    headers = ["first − second", "figure", "difference, 95 %", "verdict", "Holm p", "detectable", "documents"]
     return [f"**{title}**", "", *_table(headers, rows), ""]
 
 

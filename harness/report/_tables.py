@@ -21,6 +21,7 @@ from harness.report._queries import Contender, Facts
 from harness.report._rank import places
 from harness.report._search import settings_text
 from harness.report._words import cost_of, difference_text, duration, span
+from harness.stats import detectable
 
 __all__ = ["comparison_tables", "recipe_table"]
 
@@ -45,6 +46,7 @@ def _rows(found: Sequence[Comparison]) -> list[list[object]]:
                 _difference(c),
                 _verdict(c),
                 _p(c.adjusted_p),
+                detectable(c.difference),
                 c.difference.n,
                 seeds,
             ]
@@ -57,7 +59,7 @@ def _difference(found: Comparison) -> Html:
     return tag("span", value, " ", tag("span", interval, class_="interval"), class_="num")
 
 
-_HEADERS = ["first − second", "figure", "difference, 95 %", "verdict", "Holm p", "documents", "seeds"]
+_HEADERS = ["first − second", "figure", "difference, 95 %", "verdict", "Holm p", "detectable", "documents", "seeds"]
 
 
 def comparison_tables(facts: Facts) -> Html:
@@ -79,7 +81,8 @@ def comparison_tables(facts: Facts) -> Html:
         "Paired by document, over all seeds: the documents' part of an interval by bootstrap, the seeds' by Student's "
         "t. A benchmark with five subjects or more goes by subject (cluster-robust). Holm's correction is within each "
         "table. A difference is called resolved where its corrected p is below 0.05; its interval, which stands for "
-        "itself alone, is not corrected."
+        "itself alone, is not corrected. Detectable: the true difference that such data would resolve with a chance of "
+        "80 %, uncorrected; below it, unresolved says little."
     )
     return join(*parts, tag("p", note, class_="fine"))
 
