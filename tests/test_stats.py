@@ -156,6 +156,41 @@ def test_equal_input_gives_an_equal_answer() -> None:
     assert crossed_interval(table, seed=1).low != crossed_interval(table, seed=2).low
 
 
+answers = st.lists(st.integers(0, 1), min_size=2, max_size=60)
+
+
+@given(answers, st.floats(0.5, 0.999), st.integers(0, 5))
+def test_right_or_wrong_of_one_seed_is_wilsons_whatever_the_resampling(
+    right: list[int], confidence: float, seed: int
+) -> None:
+    found = crossed_interval({str(i): float(r) for i, r in enumerate(right)}, confidence, seed=seed)
+    expected = wilson(sum(right), len(right), confidence)
+    assert (found.low, found.value, found.high) == pytest.approx(
+        (expected.low, expected.value, expected.high), abs=1e-12
+    )
+
+
+@given(answers.flatmap(lambda a: st.tuples(st.just(a), st.permutations(a))))
+def test_right_or_wrong_over_seeds_tells_no_more_than_its_answers(sides: tuple[list[int], list[int]]) -> None:
+    # Both seeds have equally many right, so the seeds' part is zero and what is left is the documents'.
+    first, second = sides
+    found = crossed_interval({str(i): [float(a), float(b)] for i, (a, b) in enumerate(zip(first, second, strict=True))})
+    most = wilson(2 * sum(first), 2 * len(first))
+    assert -1e-9 <= found.low <= most.low + 1e-9
+    assert most.high - 1e-9 <= found.high <= 1 + 1e-9
+    assert found.stderr > 0
+
+
+def test_seeds_that_answer_alike_add_nothing_but_students_t() -> None:
+    right = [float(i % 10 == 0) for i in range(300)]
+    found = crossed_interval({str(i): [r, r, r] for i, r in enumerate(right)})
+    t, p, n = float(reference.t.ppf(0.975, 299)), 0.1, 300
+    centre, half = (p + t * t / (2 * n)) / (1 + t * t / n), t / (1 + t * t / n)
+    half *= math.sqrt(p * (1 - p) / n + t * t / (4 * n * n))
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-9)
+    assert found.stderr == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
+
+
 @pytest.mark.parametrize("comparison", ["mean", "base", "trained"])
 @pytest.mark.parametrize(
     ("documents", "seeds", "seed_spread"), [(40, 1, 0.0), (40, 2, 0.05), (40, 2, 0.5), (40, 3, 0.3), (15, 3, 0.05)]

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-from harness.stats._parts import alike, least_level, reach, seed_part, unseen
+from harness.stats._parts import alike, is_proportion, least_level, reach, score_halves, seed_part, unseen
 from harness.stats._tables import paired_tables, score_table
 from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, students_t
 
@@ -132,7 +132,7 @@ class _Grouped:
             seed_variance=seed_variance,
             seed_freedom=seed_freedom,
             reach=reach(a, b),
-            proportion=b is None and bool(((a == 0) | (a == 1)).all()),
+            proportion=b is None and is_proportion(a),
         )
 
     @property
@@ -162,12 +162,7 @@ class _Grouped:
         """How far the groups' part of the interval goes below and above the value."""
         if not self.proportion:
             return (t * math.sqrt(self.group_variance),) * 2
-        p, spread = self.value, self.value * (1 - self.value)
-        documents = spread / self.group_variance
-        scale = 1 + t * t / documents
-        shift = (p + t * t / (2 * documents)) / scale - p
-        half = t / scale * math.sqrt(spread / documents + (t / (2 * documents)) ** 2)
-        return half - shift, half + shift
+        return score_halves(self.value, self.value * (1 - self.value) / self.group_variance, t)
 
     def p(self) -> float:
         if self.groups < 2:

@@ -3,9 +3,14 @@
 A score varies for two reasons that must both be in its interval: which documents were asked, and which seed trained
 the model. Documents are many and are bootstrapped. Seeds are two or three, where a bootstrap has no tails (two seeds
 give two values) and its intervals too little coverage, so their part comes from Student's t. The two parts are joined
-by Cochran's weights (Cochran 1964, "Approximate significance levels of the Behrens-Fisher test", Biometrics 20). In
-simulation, nominal 95 % intervals held the truth in 92 % or more of the draws, whichever part dominated; the least
-where two seeds dominated.
+by Cochran's weights (Cochran 1964, "Approximate significance levels of the Behrens-Fisher test", Biometrics 20).
+Nominal 95 % intervals hold the truth in 93 % or more, whichever part dominates; with two seeds in up to 99 %, since one
+degree of freedom cannot tell a small variance from a large one (`benchmarks/coverage.py`).
+
+A mean of right and wrong answers needs no bootstrap, which near 0 and 1 has few values to draw from. Its documents'
+part is Wilson's score interval (Wilson 1927, JASA 22), over seeds with as many answers as independent ones would have
+the variance seen (Korn & Graubard 1998, Survey Methodology 24), but no more than there are (Dean & Pagano 2015, J.
+Survey Statistics and Methodology 3), and Student's t. With one seed it is Wilson's own interval.
 
 Where every document scores the same, no interval is of zero width: it says what documents that were not seen may do.
 None of n documents differed, so by Wilson's bound (Wilson 1927, JASA 22; the exact counterpart of the rule of three,
@@ -24,7 +29,16 @@ from statistics import NormalDist
 import numpy as np
 
 from harness.errors import UserError
-from harness.stats._parts import alike, least_level, reach, seed_part, unseen, variance_of_mean
+from harness.stats._parts import (
+    alike,
+    is_proportion,
+    least_level,
+    reach,
+    score_halves,
+    seed_part,
+    unseen,
+    variance_of_mean,
+)
 from harness.stats._tables import paired_tables, score_table
 from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, students_t
 
@@ -40,7 +54,7 @@ def crossed_interval(scores: Scores, confidence: float = 0.95, *, resamples: int
 
     Args:
         scores: at least one document; the same number of seeds for each.
-        resamples: bootstrap replicates.
+        resamples: bootstrap replicates; scores that are all 0 or 1 need none.
         seed: of the resampling; equal input gives an equal interval.
 
     Raises:
@@ -91,11 +105,15 @@ def paired_difference(
 
 @dataclass(frozen=True)
 class _Spread:
-    """What is known of an estimate's error: the documents' bootstrap, and the two variances with their freedom."""
+    """What is known of an estimate's error: the documents' bootstrap, and the two variances with their freedom.
+
+    `answers` is how many right or wrong ones a proportion is made of; 0 for any other mean, and for a difference.
+    """
 
     value: float
     draws: Array
     documents: int
+    answers: int
     document_variance: float
     seed_variance: float
     seed_freedom: float
@@ -108,11 +126,13 @@ class _Spread:
             raise UserError(f"expected at least 100 bootstrap resamples, got {resamples}")
         per_document = a.mean(axis=1) - (0.0 if b is None else b.mean(axis=1))
         seed_variance, seed_freedom = seed_part(a, b)
+        answers = a.size if b is None and is_proportion(a) else 0
         return cls(
             value=float(per_document.mean()),
-            draws=_means(per_document, resamples, seed),
+            draws=np.empty(0) if answers else _means(per_document, resamples, seed),
             documents=per_document.size,
-            document_variance=0.0 if alike(per_document) else variance_of_mean(per_document)[0],
+            answers=answers,
+            document_variance=_document_variance(per_document, answers),
             seed_variance=seed_variance,
             seed_freedom=seed_freedom,
             reach=reach(a, b),
@@ -136,14 +156,23 @@ class _Spread:
             seeds = students_t(1 - alpha, self.seed_freedom) * math.sqrt(self.seed_variance)
             return self.value - math.hypot(below, seeds), self.value + math.hypot(above, seeds)
         total = math.sqrt(self.document_variance + self.seed_variance)
-        low, high = _quantile(self.draws, alpha / 2), _quantile(self.draws, 1 - alpha / 2)
-        stretch = students_t(1 - alpha, self.documents - 1) / NormalDist().inv_cdf(1 - alpha / 2)
+        below, above = self._halves(alpha)
         # Cochran: each part's half width counts by its share of the standard error.
-        share = stretch * math.sqrt(self.document_variance) / total
+        share = math.sqrt(self.document_variance) / total
         seeds = students_t(1 - alpha, self.seed_freedom) * self.seed_variance / total
-        below = share * max(0.0, self.value - low) + seeds
-        above = share * max(0.0, high - self.value) + seeds
-        return self.value - below, self.value + above
+        return self.value - share * below - seeds, self.value + share * above + seeds
+
+    def _halves(self, alpha: float) -> tuple[float, float]:
+        """How far the documents' part of the interval goes below and above the value."""
+        t = students_t(1 - alpha, self.documents - 1)
+        z = NormalDist().inv_cdf(1 - alpha / 2)
+        if not self.answers:
+            low, high = _quantile(self.draws, alpha / 2), _quantile(self.draws, 1 - alpha / 2)
+            return t / z * max(0.0, self.value - low), t / z * max(0.0, high - self.value)
+        # Over the documents, not one fewer: so one seed gives exactly Wilson's interval.
+        spread = self.document_variance * (self.documents - 1) / self.documents
+        effective = self.value * (1 - self.value) / spread
+        return score_halves(self.value, effective, z if self.answers == self.documents else t)
 
     def p(self) -> float:
         if self.documents < 2:
@@ -151,6 +180,15 @@ class _Spread:
         if self.value == 0:
             return 1.0
         return least_level(self.bounds, 1 / (self.draws.size + 1))
+
+
+def _document_variance(per_document: Array, answers: int) -> float:
+    """The variance of their mean; of a proportion no less than as many independent answers would have."""
+    variance = 0.0 if alike(per_document) else variance_of_mean(per_document)[0]
+    if answers == 0 or per_document.size < 2:
+        return variance
+    value, documents = float(per_document.mean()), per_document.size
+    return max(variance, value * (1 - value) / answers * documents / (documents - 1))
 
 
 def _means(values: Array, resamples: int, seed: int) -> Array:

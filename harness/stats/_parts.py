@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.stats._types import Array
 
-__all__ = ["alike", "least_level", "reach", "seed_part", "unseen", "variance_of_mean"]
+__all__ = ["alike", "is_proportion", "least_level", "reach", "score_halves", "seed_part", "unseen", "variance_of_mean"]
 
 
 def least_level(bounds: Callable[[float], tuple[float, float]], least: float) -> float:
@@ -32,7 +32,9 @@ def seed_part(a: Array, b: Array | None) -> tuple[float, float]:
 
     What documents and seeds vary together is in the documents' variance already; from three seeds on it is taken out of
     this one (the two-way variance of Owen 2007, Annals of Applied Statistics 1), never below zero. Two seeds tell their
-    variance too badly for that: intervals held the truth in 89 % where seeds dominated, instead of 94 %.
+    variance too badly for that. By integration over the chi-squared of their variance, with a third of the documents'
+    variance shared, intervals of two seeds would hold the truth in 90.5 % where seeds dominate (now 93.9 %), to hold it
+    in 96.5 % where seeds do not vary (now 98.8 %); with three it is 93.9 and 96.3 %.
 
     Args:
         a: documents × seeds.
@@ -70,6 +72,28 @@ def unseen(value: float, reach: tuple[float, float], units: int, z: float) -> tu
         return math.nan, math.nan
     share = z * z / (units + z * z)
     return share * max(0.0, value - reach[0]), share * max(0.0, reach[1] - value)
+
+
+def is_proportion(side: Array) -> bool:
+    """Whether all scores are 0 or 1."""
+    return bool(((side == 0) | (side == 1)).all())
+
+
+def score_halves(p: float, effective: float, t: float) -> tuple[float, float]:
+    """How far Wilson's score interval goes below and above a proportion (Wilson 1927, JASA 22).
+
+    Args:
+        p: the proportion seen.
+        effective: independent answers that would have its variance (Korn & Graubard 1998, "Confidence intervals for
+            proportions with small expected number of positive counts", Survey Methodology 24; Dean & Pagano 2015,
+            "Evaluating confidence interval methods for binomial proportions in clustered surveys", J. Survey Statistics
+            and Methodology 3).
+        t: the quantile: the normal one where the variance follows from p, Student's t where it was estimated.
+    """
+    scale = 1 + t * t / effective
+    shift = (p + t * t / (2 * effective)) / scale - p
+    half = t / scale * math.sqrt(p * (1 - p) / effective + (t / (2 * effective)) ** 2)
+    return half - shift, half + shift
 
 
 def alike(values: Array) -> bool:
