@@ -290,6 +290,7 @@ def commands(suite: Path, results: Path) -> Iterator[tuple[str, list[str], float
     yield "sql, trials", [*harness, "sql", QUESTION, *here], 5
     yield "sql, scores", [*harness, "sql", BEST, *here], 10
     yield "report", [*harness, "report", *here, *page], 60
+    yield "export tensorboard, every run", [*harness, "export", "tensorboard", *here], 120
     yield "sweep, nothing left (with its report)", [*harness, "sweep", str(suite), *here, *page, "--workers", "1"], 120
 
 

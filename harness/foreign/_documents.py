@@ -30,6 +30,6 @@ def fits(document: Any, doc_hash: str) -> bool:  # noqa: ANN401  # any JSON valu
 
 
 def identities_by_hash(hashes: Sequence[str]) -> list[str]:
-    """Ids made of lm-eval's own hashes: equal between runs of lm-eval; equal to ours only where a board was read back."""
+    """Ids made of lm-eval's own hashes: equal between its runs, and to ours only where a board was read back."""
     found = zip(hashes, occurrences(hashes), strict=True)
     return [short_digest(f"{one}{again}") if again else one[:16] for one, again in found]

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import gammaincinv, ndtr, stdtrit  # type: ignore[import-untyped]  # scipy ships no types
+from scipy.optimize import brentq  # type: ignore[import-untyped]  # scipy ships no types
+from scipy.special import gammaincinv, ndtr, stdtrit  # type: ignore[import-untyped]  # the same
 
 from harness.errors import UserError
 from harness.stats._tables import paired_tables
@@ -197,11 +198,14 @@ def _freedom(critical: float, confidence: float) -> float:
     """The degrees of freedom of which `critical` is the two-sided quantile; infinite where it is the normal one's."""
     if critical <= NormalDist().inv_cdf(0.5 + confidence / 2) * (1 + 1e-6):
         return math.inf
+
+    def over(logarithm: float) -> float:
+        return students_t(confidence, math.exp(logarithm)) - critical
+
     low, high = math.log(0.1), math.log(1e9)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if students_t(confidence, math.exp(middle)) > critical else (low, middle)
-    return math.exp(high)
+    if over(low) <= 0 or over(high) >= 0:
+        return math.exp(low if over(low) <= 0 else high)
+    return math.exp(float(brentq(over, low, high, xtol=1e-12)))
 
 
 def _noncentrality(freedom: float, alpha: float, power: float) -> float:
@@ -216,10 +220,8 @@ def _noncentrality(freedom: float, alpha: float, power: float) -> float:
     low, high = 0.0, 1.0
     while chance(high) < power:
         low, high = high, high * 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if chance(middle) < power else (low, middle)
-    return high
+    # At no effect the chance is alpha, which is below the power.
+    return float(brentq(lambda shift: chance(shift) - power, low, high, xtol=1e-12))
 
 
 def _scales(freedom: float) -> tuple[Array, Array]:
