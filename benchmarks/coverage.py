@@ -50,6 +50,8 @@ _DIFFICULTY = 0.6
 _GAP = 0.05
 """What b is better or worse by, where the difference is not zero."""
 
+_SEEDS = ((2, 0.003), (2, 0.03), (3, 0.003), (3, 0.03), (5, 0.01))
+"""Seeds, and the share of the latent variance that is theirs."""
 _LEAST, _MOST = 0.93, 0.97
 """What the coverage of a nominal 95 % interval may be."""
 
@@ -150,19 +152,9 @@ INTERVALS: dict[str, Callable[[Sequence[Table], Mapping[str, str]], Interval | D
 
 def settings(name: str) -> Iterator[Setting]:
     """The settings an interval is tried in."""
-    gap, seeds = _GAP if name.endswith("difference") else 0.0, ((2, 0.003), (2, 0.03), (3, 0.003), (3, 0.03), (5, 0.01))
+    gap = _GAP if name.endswith("difference") else 0.0
     if name.startswith("cluster"):
-        for (n, groups), icc, p in product(((200, 10), (1000, 10), (1000, 57)), (0.01, 0.05, 0.1), (0.05, 0.5, 0.9)):
-            yield Setting(p, n, groups, icc, gap=gap)
-        for (n, groups), icc, p in product(((400, 10), (1000, 57)), (0.05, 0.1), (0.1, 0.5)):
-            yield Setting(p, n, groups, icc, unequal=True, gap=gap)
-        for groups, (count, share), p in product((10, 57), seeds, (0.1, 0.5)):
-            yield Setting(p, 1000, groups, 0.05, seeds=count, seed_share=share, gap=gap)
-        yield Setting(0.5, 1000, 10, 0.0, gap=0.0)
-        # Extremes: few groups, groups very much alike.
-        for groups, icc, p in product((5, 10, 57), (0.05, 0.2), (0.02, 0.5)):
-            if groups == 5 or icc > 0.1:
-                yield Setting(p, 1000, groups, icc, gap=gap)
+        yield from _grouped(gap)
         return
     gaps = (0.0, gap) if gap else (0.0,)
     for (n, p), g in product(((100, 0.05), (100, 0.2), (100, 0.95), (250, 0.02), (250, 0.98)), gaps):
@@ -170,13 +162,29 @@ def settings(name: str) -> Iterator[Setting]:
     for n, p, g in product((200, 1000), (0.05, 0.5, 0.95), gaps):
         yield Setting(p, n, gap=g)
     if name != "wilson":
-        for n, (count, share), p in product((100, 300, 1000), seeds, (0.05, 0.5, 0.95)):
-            yield Setting(p, n, seeds=count, seed_share=share, gap=gap)
-        # Extremes: seeds that do not vary, few documents.
-        for n, count in product((50, 1000), (2, 3)):
-            yield Setting(0.5, n, seeds=count, gap=gap)
+        for n, (seeds, share), p in product((100, 300, 1000), _SEEDS, (0.05, 0.5, 0.95)):
+            yield Setting(p, n, seeds=seeds, seed_share=share, gap=gap)
+        # Extremes: seeds that do not vary.
+        for n, seeds in product((50, 1000), (2, 3)):
+            yield Setting(0.5, n, seeds=seeds, gap=gap)
+    # Extremes: a right or a wrong answer or two.
     for n, p, g in product((50, 100), (0.01, 0.99), gaps):
         yield Setting(p, n, gap=g)
+
+
+def _grouped(gap: float) -> Iterator[Setting]:
+    for (n, groups), icc, p in product(((200, 10), (1000, 10), (1000, 57)), (0.01, 0.05, 0.1), (0.05, 0.5, 0.9)):
+        yield Setting(p, n, groups, icc, gap=gap)
+    for (n, groups), icc, p in product(((400, 10), (1000, 57)), (0.05, 0.1), (0.1, 0.5)):
+        yield Setting(p, n, groups, icc, unequal=True, gap=gap)
+    for icc in (0.01, 0.1):
+        yield Setting(0.02, 1000, 57, icc, gap=gap)
+    for groups, (seeds, share), p in product((10, 57), _SEEDS, (0.1, 0.5)):
+        yield Setting(p, 1000, groups, 0.05, seeds=seeds, seed_share=share, gap=gap)
+    # Extremes: few groups, groups very much alike.
+    for groups, icc, p in product((5, 10, 57), (0.05, 0.2), (0.02, 0.5)):
+        if groups == 5 or icc > 0.1:
+            yield Setting(p, 1000, groups, icc, gap=gap)
 
 
 def coverage(name: str, setting: Setting, draws: int, seed: int = 0) -> tuple[float, float]:

@@ -193,6 +193,28 @@ def test_documents_that_never_differ_add_to_what_seeds_vary() -> None:
     assert found.high - 0.5 == pytest.approx(math.hypot(share * 0.5, 12.706 * 0.1), rel=1e-3)
 
 
+def test_few_groups_with_all_the_errors_leave_fewer_degrees_of_freedom() -> None:
+    def interval_and_students(wrong: list[int]) -> tuple[Interval, float, float]:
+        """With Wilson's interval of as many answers as have the variance of statsmodels, and t at C - 1."""
+        values, groups = np.repeat(np.ones(20), 30), _grouped([30] * 20)
+        for group, count in enumerate(wrong):
+            values[group * 30 : group * 30 + count] = 0
+        stderr, low, _, _ = _reference(values, groups)
+        p, t = float(values.mean()), (float(values.mean()) - low) / stderr
+        effective = p * (1 - p) / stderr**2
+        scale = 1 + t * t / effective
+        half = t / scale * math.sqrt(p * (1 - p) / effective + (t / (2 * effective)) ** 2)
+        centre = (p + t * t / (2 * effective)) / scale
+        return cluster_interval(_named(values), groups), centre - half, centre + half
+
+    even, low, high = interval_and_students([0, 1, 2, 3, 4] * 4)
+    assert (even.low, even.high) == pytest.approx((low, high))
+    # As many wrong, most of them in one group.
+    tailed, low, high = interval_and_students([1] * 19 + [21])
+    assert tailed.high - tailed.low > 1.2 * (high - low)
+    assert 0 <= tailed.low < low < high < tailed.high <= 1
+
+
 def test_rounding_is_no_spread() -> None:
     values = _named(np.full((30, 3), 0.1))
     assert crossed_interval(values).low < 0.1 - 0.005

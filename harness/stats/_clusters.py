@@ -10,7 +10,10 @@ J. Human Resources 50). It asks nothing of what goes on within a group; groups m
 That is right for groups of equal size. Unequal ones make this variance too small on average, and less certain than
 C - 1 degrees of freedom; the interval (not the standard error) is widened for both by the moments that the variance has
 if groups differ as they are seen to do (Bell & McCaffrey 2002, Survey Methodology 28; with the intraclass correlation,
-Imbens & Kolesár 2016, "Robust standard errors in small samples", Rev. Econ. Stat. 98).
+Imbens & Kolesár 2016, "Robust standard errors in small samples", Rev. Econ. Stat. 98). Near 0 and 1 proportions of
+groups have a long tail, which makes their variance less certain again: it is worth the degrees of freedom that its own
+variance leaves, by the kurtosis seen (O'Neill 2014, "Some useful moment results in sampling problems", The American
+Statistician 68).
 
 What it cannot mend: with 5 or 10 groups of which most are all right and a few are not, the groups seen tell too little
 of those not seen, and the interval holds the truth less often than it says (`benchmarks/coverage.py`).
@@ -121,8 +124,8 @@ class _Grouped:
         """`a` and `b` are documents × seeds; without `b`, the mean of `a`."""
         per_document = a.mean(axis=1) - (0.0 if b is None else b.mean(axis=1))
         seed_variance, seed_freedom = seed_part(a, b)
-        groups = int(numbers.max()) + 1
-        inflation, freedom = _moments(per_document, numbers) if groups > 1 else (math.nan, math.nan)
+        groups, proportion = int(numbers.max()) + 1, b is None and is_proportion(a)
+        inflation, freedom = _moments(per_document, numbers, proportion) if groups > 1 else (math.nan, math.nan)
         return cls(
             value=float(per_document.mean()),
             groups=groups,
@@ -132,7 +135,7 @@ class _Grouped:
             seed_variance=seed_variance,
             seed_freedom=seed_freedom,
             reach=reach(a, b),
-            proportion=b is None and is_proportion(a),
+            proportion=proportion,
         )
 
     @property
@@ -184,11 +187,12 @@ def _variance(values: Array, numbers: NDArray[np.intp]) -> float:
     return float(values.var(ddof=1)) / values.size
 
 
-def _moments(values: Array, numbers: NDArray[np.intp]) -> tuple[float, float]:
+def _moments(values: Array, numbers: NDArray[np.intp], tailed: bool) -> tuple[float, float]:
     """What the groups' variance is to be multiplied with to be right on average, and its degrees of freedom.
 
     1 and C - 1 for groups of equal size. In general the variance is a quadratic form in the groups' means, whose own
-    variances are in proportion to r + (1 - r) / size, r being the intraclass correlation.
+    variances are in proportion to r + (1 - r) / size, r being the intraclass correlation. `tailed`: fewer where the
+    groups' means have a longer tail than the normal distribution.
     """
     sizes = np.bincount(numbers).astype(np.float64)
     share, count = sizes / values.size, sizes.size
@@ -199,7 +203,16 @@ def _moments(values: Array, numbers: NDArray[np.intp]) -> tuple[float, float]:
     covariance = form @ form.T
     expected = count / (count - 1) * float(np.trace(covariance))
     freedom = float(np.trace(covariance)) ** 2 / float((covariance * covariance).sum())
+    if tailed:
+        freedom = 2 / (2 / freedom + _excess(values, numbers, sizes, each) / count)
     return float((share * share) @ each) / expected, freedom
+
+
+def _excess(values: Array, numbers: NDArray[np.intp], sizes: Array, each: Array) -> float:
+    """The excess kurtosis of the groups' means, given their variances up to a factor; not below zero."""
+    squares = (np.bincount(numbers, weights=values) / sizes - values.mean()) ** 2 / each
+    mean = float(squares.mean())
+    return max(0.0, float((squares * squares).mean()) / mean**2 - 3) if mean > 1e-24 else 0.0
 
 
 def _intraclass(values: Array, numbers: NDArray[np.intp], sizes: Array) -> float:
