@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import UserError
-from harness.stats._parts import alike, is_proportion, least_level, reach, score_halves, seed_part, unseen
+from harness.stats._parts import alike, is_proportion, least_level, proportion_bounds, reach, seed_part, unseen
 from harness.stats._tables import paired_tables, score_table
 from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, students_t
 
@@ -43,11 +43,11 @@ _LEAST = 1e-12
 def cluster_interval(values: Scores, groups: Mapping[str, str], confidence: float = 0.95) -> Interval:
     """Mean over documents and seeds, with an interval that covers other groups of documents and other seeds.
 
-    Scores that are all 0 or 1 get Wilson's interval (Wilson 1927, JASA 22) with t for z and, for the number of
-    documents, the number of independent ones that would have the same variance (Korn & Graubard 1998, "Confidence
-    intervals for proportions with small expected number of positive counts", Survey Methodology 24): it stays inside
-    [0, 1]. Where every document scores the same, nothing tells how far a group's documents go together; the interval is
-    then the one `crossed_interval` would give, with each group as one document: the widest of all explanations.
+    Scores that are all 0 or 1 get Wilson's interval with t for z and, for the number of documents, the number of
+    independent ones that would have the same variance (`harness.stats._parts.proportion_bounds` has the sources): but
+    for two seeds it stays inside [0, 1]. Where every document scores the same, nothing tells how far a group's
+    documents go together; the interval is then the one `crossed_interval` would give, with each group as one document:
+    the widest of all explanations.
 
     Args:
         values: at least one document; the same number of seeds for each.
@@ -107,7 +107,10 @@ def group_numbers(documents: list[str], groups: Mapping[str, str]) -> NDArray[np
 
 @dataclass(frozen=True)
 class _Grouped:
-    """What is known of an estimate's error: the groups' variance and the seeds', with what bounds the scores."""
+    """What is known of an estimate's error: the groups' variance and the seeds', with what bounds the scores.
+
+    `proportion` is the number of seeds of a mean of right and wrong answers, and 0 for all else.
+    """
 
     value: float
     groups: int
@@ -117,15 +120,15 @@ class _Grouped:
     seed_variance: float
     seed_freedom: float
     reach: tuple[float, float]
-    proportion: bool
+    proportion: int
 
     @classmethod
     def of(cls, a: Array, b: Array | None, numbers: NDArray[np.intp]) -> "_Grouped":
         """`a` and `b` are documents × seeds; without `b`, the mean of `a`."""
         per_document = a.mean(axis=1) - (0.0 if b is None else b.mean(axis=1))
         seed_variance, seed_freedom = seed_part(a, b)
-        groups, proportion = int(numbers.max()) + 1, b is None and is_proportion(a)
-        inflation, freedom = _moments(per_document, numbers, proportion) if groups > 1 else (math.nan, math.nan)
+        groups, proportion = int(numbers.max()) + 1, a.shape[1] if b is None and is_proportion(a) else 0
+        inflation, freedom = _moments(per_document, numbers, proportion > 0) if groups > 1 else (math.nan, math.nan)
         return cls(
             value=float(per_document.mean()),
             groups=groups,
@@ -155,17 +158,14 @@ class _Grouped:
             below, above = unseen(self.value, self.reach, self.groups, NormalDist().inv_cdf(1 - alpha / 2))
             half = seeds * math.sqrt(self.seed_variance)
             return self.value - math.hypot(below, half), self.value + math.hypot(above, half)
-        total = math.sqrt(self.group_variance + self.seed_variance)
-        below, above = self._halves(students_t(1 - alpha, self.freedom) * math.sqrt(self.inflation))
+        t = students_t(1 - alpha, self.freedom) * math.sqrt(self.inflation)
+        if self.proportion:
+            groups = (self.group_variance, t)
+            return proportion_bounds(self.value, groups, (self.seed_variance, seeds), self.proportion)
         # Cochran: each part's half width counts by its share of the standard error.
-        share, half = math.sqrt(self.group_variance) / total, seeds * self.seed_variance / total
-        return self.value - share * below - half, self.value + share * above + half
-
-    def _halves(self, t: float) -> tuple[float, float]:
-        """How far the groups' part of the interval goes below and above the value."""
-        if not self.proportion:
-            return (t * math.sqrt(self.group_variance),) * 2
-        return score_halves(self.value, self.value * (1 - self.value) / self.group_variance, t)
+        total = math.sqrt(self.group_variance + self.seed_variance)
+        half = (t * self.group_variance + seeds * self.seed_variance) / total
+        return self.value - half, self.value + half
 
     def p(self) -> float:
         if self.groups < 2:

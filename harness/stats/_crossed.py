@@ -7,10 +7,9 @@ by Cochran's weights (Cochran 1964, "Approximate significance levels of the Behr
 Nominal 95 % intervals hold the truth in 93 % or more, whichever part dominates; with two seeds in up to 99 %, since one
 degree of freedom cannot tell a small variance from a large one (`benchmarks/coverage.py`).
 
-A mean of right and wrong answers needs no bootstrap, which near 0 and 1 has few values to draw from. Its documents'
-part is Wilson's score interval (Wilson 1927, JASA 22), over seeds with as many answers as independent ones would have
-the variance seen (Korn & Graubard 1998, Survey Methodology 24), but no more than there are (Dean & Pagano 2015, J.
-Survey Statistics and Methodology 3), and Student's t. With one seed it is Wilson's own interval.
+A mean of right and wrong answers needs no bootstrap, which near 0 and 1 has few values to draw from: it has Wilson's
+score interval (`harness.stats._parts.proportion_bounds` has the sources), over seeds with as many answers as
+independent ones would have the variance seen, but no more than there are. With one seed it is Wilson's own.
 
 Where every document scores the same, no interval is of zero width: it says what documents that were not seen may do.
 None of n documents differed, so by Wilson's bound (Wilson 1927, JASA 22; the exact counterpart of the rule of three,
@@ -33,8 +32,8 @@ from harness.stats._parts import (
     alike,
     is_proportion,
     least_level,
+    proportion_bounds,
     reach,
-    score_halves,
     seed_part,
     unseen,
     variance_of_mean,
@@ -155,24 +154,21 @@ class _Spread:
             below, above = unseen(self.value, self.reach, self.documents, z)
             seeds = students_t(1 - alpha, self.seed_freedom) * math.sqrt(self.seed_variance)
             return self.value - math.hypot(below, seeds), self.value + math.hypot(above, seeds)
+        t, z = students_t(1 - alpha, self.documents - 1), NormalDist().inv_cdf(1 - alpha / 2)
+        seed_t = students_t(1 - alpha, self.seed_freedom)
+        if self.answers:
+            # Over the documents, not one fewer, and the normal quantile: so one seed gives exactly Wilson's interval.
+            seeds, variance = self.answers // self.documents, self.document_variance * (1 - 1 / self.documents)
+            of_documents = (variance, z if seeds == 1 else t)
+            return proportion_bounds(self.value, of_documents, (self.seed_variance, seed_t), seeds)
         total = math.sqrt(self.document_variance + self.seed_variance)
-        below, above = self._halves(alpha)
+        low, high = _quantile(self.draws, alpha / 2), _quantile(self.draws, 1 - alpha / 2)
         # Cochran: each part's half width counts by its share of the standard error.
-        share = math.sqrt(self.document_variance) / total
-        seeds = students_t(1 - alpha, self.seed_freedom) * self.seed_variance / total
-        return self.value - share * below - seeds, self.value + share * above + seeds
-
-    def _halves(self, alpha: float) -> tuple[float, float]:
-        """How far the documents' part of the interval goes below and above the value."""
-        t = students_t(1 - alpha, self.documents - 1)
-        z = NormalDist().inv_cdf(1 - alpha / 2)
-        if not self.answers:
-            low, high = _quantile(self.draws, alpha / 2), _quantile(self.draws, 1 - alpha / 2)
-            return t / z * max(0.0, self.value - low), t / z * max(0.0, high - self.value)
-        # Over the documents, not one fewer: so one seed gives exactly Wilson's interval.
-        spread = self.document_variance * (self.documents - 1) / self.documents
-        effective = self.value * (1 - self.value) / spread
-        return score_halves(self.value, effective, z if self.answers == self.documents else t)
+        share = t / z * math.sqrt(self.document_variance) / total
+        seeds_half = seed_t * self.seed_variance / total
+        below = share * max(0.0, self.value - low) + seeds_half
+        above = share * max(0.0, high - self.value) + seeds_half
+        return self.value - below, self.value + above
 
     def p(self) -> float:
         if self.documents < 2:
