@@ -191,6 +191,35 @@ def test_seeds_that_answer_alike_add_nothing_but_students_t() -> None:
     assert found.stderr == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)))
 
 
+@given(st.integers(3, 5).flatmap(lambda s: st.lists(st.lists(st.integers(0, 1), min_size=s, max_size=s), min_size=2)))
+def test_right_or_wrong_over_three_seeds_or_more_stays_in_its_range(rows: list[list[int]]) -> None:
+    table = {str(i): [float(v) for v in row] for i, row in enumerate(rows)}
+    found = crossed_interval(table)
+    if 0 < found.value < 1 and len({sum(row) for row in rows}) > 1:
+        assert -1e-9 <= found.low <= found.value <= found.high <= 1 + 1e-9
+    assert found.high - found.low > 0.01
+    narrower = crossed_interval(table, 0.5)
+    assert found.low <= narrower.low <= narrower.high <= found.high
+
+
+def test_what_documents_and_seeds_vary_together_is_counted_once() -> None:
+    random = np.random.default_rng(3)
+    sides = [random.normal(0, 1, (50, 1)) + random.normal(0, 0.3, (1, 4)) + random.normal(0, 1, (50, 4)) for _ in "ab"]
+
+    def parts(side: np.ndarray) -> tuple[float, float]:
+        """The variance of the mean that is the seeds', and what of it documents share, by two-way ANOVA."""
+        rest = side - side.mean(axis=1, keepdims=True) - side.mean(axis=0) + side.mean()
+        return float(side.mean(axis=0).var(ddof=1) / 4), float((rest**2).sum() / (49 * 3) / 200)
+
+    (seeds, shared), (others, also) = map(parts, sides)
+    a, b = ({str(i): list(row) for i, row in enumerate(side)} for side in sides)
+    of_documents = float(sides[0].mean(axis=1).var(ddof=1)) / 50
+    assert crossed_interval(a).stderr == pytest.approx(math.sqrt(of_documents + seeds - 0.75 * shared))
+    apart = float((sides[0] - sides[1]).mean(axis=1).var(ddof=1)) / 50
+    found = paired_difference(a, b)
+    assert found.stderr == pytest.approx(math.sqrt(apart + seeds - shared + others - also))
+
+
 @pytest.mark.parametrize("comparison", ["mean", "base", "trained"])
 @pytest.mark.parametrize(
     ("documents", "seeds", "seed_spread"), [(40, 1, 0.0), (40, 2, 0.05), (40, 2, 0.5), (40, 3, 0.3), (15, 3, 0.05)]

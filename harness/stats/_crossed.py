@@ -165,9 +165,9 @@ class _Spread:
         low, high = _quantile(self.draws, alpha / 2), _quantile(self.draws, 1 - alpha / 2)
         # Cochran: each part's half width counts by its share of the standard error.
         share = t / z * math.sqrt(self.document_variance) / total
-        seeds_half = seed_t * self.seed_variance / total
-        below = share * max(0.0, self.value - low) + seeds_half
-        above = share * max(0.0, high - self.value) + seeds_half
+        half = seed_t * self.seed_variance / total
+        below = share * max(0.0, self.value - low) + half
+        above = share * max(0.0, high - self.value) + half
         return self.value - below, self.value + above
 
     def p(self) -> float:
