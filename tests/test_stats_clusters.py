@@ -9,6 +9,7 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats as reference
 
 from benchmarks.coverage import Setting, coverage, mark, power
 from harness.errors import UserError
@@ -104,6 +105,27 @@ def test_seeds_that_disagree_are_in_the_interval() -> None:
     assert moving.high - moving.low == pytest.approx(2 * 4.303 * 0.2 / math.sqrt(3), rel=0.05)
     assert moving.stderr == pytest.approx(math.sqrt(steady.stderr**2 + 0.04 / 3))
     assert cluster_difference(_named(base + np.array([0.3, 0.7])), _named(base), groups).seeds == (2, 1)
+
+
+def test_two_seeds_keep_cochrans_weights_and_three_have_the_mean_with_satterthwaites() -> None:
+    random, groups = np.random.default_rng(6), _grouped([10] * 8)
+    noise = random.normal(0, 0.3, (80, 1))
+
+    def halves(shifts: list[float]) -> tuple[float, float, float]:
+        """Half the width, and what it is by Cochran and by Satterthwaite: seeds differ by the shift alone."""
+        found = cluster_interval(_named(noise + np.array(shifts)), groups)
+        stderr, *_ = _reference(noise[:, 0], groups)
+        first, second, few = stderr**2, float(np.var(shifts, ddof=1)) / len(shifts), len(shifts) - 1
+        both, t = first + second, reference.t.ppf
+        cochran = (t(0.975, 7) * first + t(0.975, few) * second) / math.sqrt(both)
+        common = t(0.975, both**2 / (first**2 / 7 + second**2 / few)) * math.sqrt(both)
+        return (found.high - found.low) / 2, float(cochran), float(common)
+
+    found, cochran, _ = halves([0.0, 0.1])
+    assert found == pytest.approx(cochran)
+    found, cochran, common = halves([0.0, 0.1, 0.2])
+    assert cochran > 1.05 * common
+    assert found == pytest.approx((cochran + common) / 2)
 
 
 def test_p_and_interval_agree() -> None:
@@ -252,6 +274,7 @@ def test_equal_input_gives_an_equal_answer() -> None:
         ("cluster_interval", Setting(0.95, 200, 57, 0.05)),
         ("cluster_interval", Setting(0.5, 200, 10, 0.05, seeds=3, seed_share=0.03)),
         ("cluster_difference", Setting(0.5, 200, 10, 0.1, gap=0.05)),
+        ("cluster_difference", Setting(0.5, 400, 10, 0.05, seeds=3, seed_share=0.03, gap=0.05)),
     ],
     ids=lambda v: v if isinstance(v, str) else f"p={v.p},n={v.n},groups={v.groups},seeds={v.seeds}",
 )

@@ -18,7 +18,11 @@ Statistician 68).
 What it cannot mend: with 5 or 10 groups of which most are all right and a few are not, the groups seen tell too little
 of those not seen, and the interval holds the truth less often than it says (`benchmarks/coverage.py`).
 
-The variation over seeds is joined as in `crossed_interval`, by Cochran's weights.
+The variation over seeds is joined as in `crossed_interval`, by Cochran's weights. These are cautious where both parts
+have few degrees of freedom, and Satterthwaite's common freedom (1946, Biometrics Bulletin 2) is bold where seeds
+dominate. By integration over ten groups and three seeds a side, 95 % intervals of a difference hold the truth in up to
+97.5 % by the first (98 % in simulation), in 94.7 to 96.2 % by the second; from three seeds on the half width here is
+the mean of both: 95.7 to 96.7 %, and at the level 0.002, which corrected claims come down to, 99.8 % or more.
 """
 
 import math
@@ -109,7 +113,8 @@ def group_numbers(documents: list[str], groups: Mapping[str, str]) -> NDArray[np
 class _Grouped:
     """What is known of an estimate's error: the groups' variance and the seeds', with what bounds the scores.
 
-    `proportion` is the number of seeds of a mean of right and wrong answers, and 0 for all else.
+    `seeds` are those of the side that varies over the fewest; 1 where none does. `proportion`: a mean of right and
+    wrong answers.
     """
 
     value: float
@@ -120,15 +125,16 @@ class _Grouped:
     seed_variance: float
     seed_freedom: float
     reach: tuple[float, float]
-    proportion: int
+    seeds: int
+    proportion: bool
 
     @classmethod
     def of(cls, a: Array, b: Array | None, numbers: NDArray[np.intp]) -> "_Grouped":
         """`a` and `b` are documents × seeds; without `b`, the mean of `a`."""
         per_document = a.mean(axis=1) - (0.0 if b is None else b.mean(axis=1))
         seed_variance, seed_freedom = seed_part(a, b)
-        groups, proportion = int(numbers.max()) + 1, a.shape[1] if b is None and is_proportion(a) else 0
-        inflation, freedom = _moments(per_document, numbers, proportion > 0) if groups > 1 else (math.nan, math.nan)
+        groups, proportion = int(numbers.max()) + 1, b is None and is_proportion(a)
+        inflation, freedom = _moments(per_document, numbers, proportion) if groups > 1 else (math.nan, math.nan)
         return cls(
             value=float(per_document.mean()),
             groups=groups,
@@ -138,6 +144,7 @@ class _Grouped:
             seed_variance=seed_variance,
             seed_freedom=seed_freedom,
             reach=reach(a, b),
+            seeds=min((s.shape[1] for s in (a, b) if s is not None and s.shape[1] > 1), default=1),
             proportion=proportion,
         )
 
@@ -161,10 +168,14 @@ class _Grouped:
         t = students_t(1 - alpha, self.freedom) * math.sqrt(self.inflation)
         if self.proportion:
             groups = (self.group_variance, t)
-            return proportion_bounds(self.value, groups, (self.seed_variance, seeds), self.proportion)
+            return proportion_bounds(self.value, groups, (self.seed_variance, seeds), self.seeds)
         # Cochran: each part's half width counts by its share of the standard error.
         total = math.sqrt(self.group_variance + self.seed_variance)
         half = (t * self.group_variance + seeds * self.seed_variance) / total
+        if self.seeds > 2:
+            parts = self.inflation * self.group_variance, self.seed_variance
+            freedom = sum(parts) ** 2 / (parts[0] ** 2 / self.freedom + parts[1] ** 2 / self.seed_freedom)
+            half = (half + students_t(1 - alpha, freedom) * math.sqrt(sum(parts))) / 2
         return self.value - half, self.value + half
 
     def p(self) -> float:
