@@ -103,12 +103,12 @@ def _plan(options: argparse.Namespace) -> "Plan":
     console = _console()
     with console.status("planning") as status:
 
-        def say(text: str) -> None:
+        def show(text: str) -> None:
             # The name of a folder may look like markup.
             status.update(escape(printable(text)))
 
         elsewhere = getattr(options, "executor", "local") != "local"
-        facts = gather_facts(suite, say=say, skip_unavailable=options.skip_unavailable, elsewhere=elsewhere)
+        facts = gather_facts(suite, say=show, skip_unavailable=options.skip_unavailable, elsewhere=elsewhere)
         open_store(options.results)
         plan = make_plan(facts.suite, facts, options.results, look_ahead(facts, options.results))
     for name, reason in plan.skipped.items():

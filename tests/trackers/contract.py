@@ -257,7 +257,9 @@ class TrackerContract(ABC):
         wanted = everything(dirty)
         self._same(place, wanted)
         assert {run.model.rpartition("-")[0] for run in wanted.values()} == {"tiny"}
-        forbidden = (SECRET, "/home/somebody", "What is 3", "The answer of", "Traceback", socket.gethostname())
+        forbidden = [SECRET, "/home/somebody", "What is 3", "The answer of", "Traceback"]
+        # Two or three letters are in a log of bytes by chance.
+        forbidden += [host] if len(host := socket.gethostname()) > 3 else []
         for file in place.rglob("*"):
             content = file.read_bytes() if file.is_file() and file.name not in self.local else b""
             found = [word for word in forbidden if word.encode() in content or word in str(file.relative_to(place))]
