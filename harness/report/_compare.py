@@ -74,35 +74,35 @@ class Comparison:
 def _by_seed(facts: Facts, who: Contender, group: str, metric: str) -> dict[int, dict[str, float]]:
     """Seed → document → score, on the target of the comparison."""
     key = ("by_seed", who.label, group, metric)
-    if key not in facts.cache:
-        import polars as pl
+    return facts.once(key, lambda: _read_by_seed(facts, who, group, metric))
 
-        mine = facts.documents.filter(
-            (pl.col("label") == who.label)
-            & (pl.col("group") == group)
-            & (pl.col("metric") == metric)
-            & (pl.col("target") == facts.target_of(who))
-        )
-        found: dict[int, dict[str, float]] = {}
-        measurements: set[str] = set()
-        for (seed,), part in sorted(mine.group_by("seed"), key=lambda kv: str(kv[0])):
-            # The base model's one measurement stands under every seed; it is one, not several.
-            keys = set(part["measurement"].to_list())
-            if not keys <= measurements:
-                found[int(seed)] = {
-                    f"{t}/{d}": float(s) for t, d, s in part.select("task", "document", "score").iter_rows()
-                }
-            measurements |= keys
-        facts.cache[key] = found
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+
+def _read_by_seed(facts: Facts, who: Contender, group: str, metric: str) -> dict[int, dict[str, float]]:
+    import polars as pl
+
+    mine = facts.documents.filter(
+        (pl.col("label") == who.label)
+        & (pl.col("group") == group)
+        & (pl.col("metric") == metric)
+        & (pl.col("target") == facts.target_of(who))
+    )
+    found: dict[int, dict[str, float]] = {}
+    measurements: set[str] = set()
+    for (seed,), part in sorted(mine.group_by("seed"), key=lambda kv: str(kv[0])):
+        # The base model's one measurement stands under every seed; it is one, not several.
+        keys = set(part["measurement"].to_list())
+        if not keys <= measurements:
+            found[int(seed)] = {
+                f"{t}/{d}": float(s) for t, d, s in part.select("task", "document", "score").iter_rows()
+            }
+        measurements |= keys
+    return found
 
 
 def scores_of(facts: Facts, who: Contender, group: str, metric: str) -> Scores:
     """A contender's final scores of one figure: document → scores over the seeds; {} for none."""
     key = ("scores_of", who.label, group, metric)
-    if key not in facts.cache:
-        facts.cache[key] = _crossed(_by_seed(facts, who, group, metric))
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _crossed(_by_seed(facts, who, group, metric)))
 
 
 def _crossed(seeds: dict[int, dict[str, float]]) -> Scores:
@@ -141,16 +141,12 @@ def _estimate(scores: Scores, metric: str = "") -> Estimate | None:
 def estimate(facts: Facts, who: Contender, group: str, metric: str) -> Estimate | None:
     """The mean over final documents and seeds with its 95 % interval; None where nothing was measured."""
     key = ("estimate", who.label, group, metric)
-    if key not in facts.cache:
-        facts.cache[key] = _estimate(scores_of(facts, who, group, metric), metric)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _estimate(scores_of(facts, who, group, metric), metric))
 
 
 def main_metrics(facts: Facts) -> list[tuple[str, str]]:
     """The benchmarks that have final scores, in the suite's order, each with the metric it goes by."""
-    if ("main_metrics",) not in facts.cache:
-        facts.cache["main_metrics",] = _main_metrics(facts)
-    return facts.cache["main_metrics",]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(("main_metrics",), lambda: _main_metrics(facts))
 
 
 def _main_metrics(facts: Facts) -> list[tuple[str, str]]:
@@ -190,9 +186,7 @@ def objective_source(facts: Facts, objective: str) -> list[tuple[str, str]]:
 def objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
     """The documents behind a contender's objective, weighted so that every task counts the same; {} for none."""
     key = ("objective_scores", who.label, objective)
-    if key not in facts.cache:
-        facts.cache[key] = _objective_scores(facts, who, objective)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _objective_scores(facts, who, objective))
 
 
 def _objective_scores(facts: Facts, who: Contender, objective: str) -> Scores:
@@ -218,9 +212,7 @@ def objective_estimate(facts: Facts, who: Contender, objective: str) -> Estimate
     if len(pairs) == 1:
         return estimate(facts, who, *pairs[0])
     key = ("objective_estimate", who.label, objective)
-    if key not in facts.cache:
-        facts.cache[key] = _estimate(objective_scores(facts, who, objective))
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _estimate(objective_scores(facts, who, objective)))
 
 
 def paired(a: Scores, b: Scores) -> Difference | None:
@@ -264,9 +256,7 @@ def compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
     The first of a pair is the one with the better mean.
     """
     key = ("compare_recipes", objective)
-    if key not in facts.cache:
-        facts.cache[key] = _compare_recipes(facts, objective)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _compare_recipes(facts, objective))
 
 
 def _compare_recipes(facts: Facts, objective: str) -> list[Comparison]:
@@ -289,18 +279,18 @@ def against_base(facts: Facts, objective: str | None = None) -> list[Comparison]
     Each is a family of its own.
     """
     key = ("against_base", objective)
-    if key not in facts.cache:
-        facts.cache[key] = _against_base(facts, objective)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _against_base(facts, objective))
 
 
 def against_origin(facts: Facts) -> list[Comparison]:
     """Every recipe that begins with another one against that one, on each of the `measures`: one family."""
     key = ("against_origin",)
-    if key not in facts.cache:
-        pairs = [(who, o) for who in facts.recipes() if (o := facts.origin_of(who)) is not None and not o.is_base]
-        facts.cache[key] = _by_measure(facts, pairs)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _against_origin(facts))
+
+
+def _against_origin(facts: Facts) -> list[Comparison]:
+    pairs = [(who, o) for who in facts.recipes() if (o := facts.origin_of(who)) is not None and not o.is_base]
+    return _by_measure(facts, pairs)
 
 
 def measures(facts: Facts) -> list[tuple[str, str]]:
@@ -308,12 +298,14 @@ def measures(facts: Facts) -> list[tuple[str, str]]:
 
     That one is compared as the objective: were it here too, one difference would have two corrected p values.
     """
-    if ("measures",) not in facts.cache:
-        objective = next(iter(facts.objectives), None)
-        own = [] if objective is None else objective_source(facts, objective)
-        every = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
-        facts.cache["measures",] = [one for one in every if [one] != own]
-    return facts.cache["measures",]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(("measures",), lambda: _measures(facts))
+
+
+def _measures(facts: Facts) -> list[tuple[str, str]]:
+    objective = next(iter(facts.objectives), None)
+    own = [] if objective is None else objective_source(facts, objective)
+    every = [*main_metrics(facts), *(("judge", aspect) for aspect in aspects(facts))]
+    return [one for one in every if [one] != own]
 
 
 def _by_measure(facts: Facts, pairs: Sequence[tuple[Contender, Contender]]) -> list[Comparison]:

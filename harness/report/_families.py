@@ -59,9 +59,7 @@ class Tested:
 def main_figures(facts: Facts) -> list[MainFigure]:
     """The objectives that documents make up, the gold reward, the benchmarks, the judged aspects; each once."""
     key = ("main_figures",)
-    if key not in facts.cache:
-        facts.cache[key] = _main_figures(facts)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _main_figures(facts))
 
 
 def _main_figures(facts: Facts) -> list[MainFigure]:
@@ -102,9 +100,7 @@ def foremost(facts: Facts) -> dict[str, list[Contender]]:
     They are 20 at most, and fewer where several base models and many figures make too many comparisons of them.
     """
     key = ("foremost",)
-    if key not in facts.cache:
-        facts.cache[key] = _foremost(facts)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _foremost(facts))
 
 
 def _foremost(facts: Facts) -> dict[str, list[Contender]]:
@@ -137,21 +133,23 @@ def _first(facts: Facts) -> str | None:
 def _between(facts: Facts) -> list[Comparison]:
     """Every two of the foremost recipes on every figure that no other family compares them on: one family."""
     key = ("between_recipes",)
-    if key not in facts.cache:
-        known = {(c.what, frozenset((c.a.label, c.b.label))) for c in against_origin(facts)}
-        pairs: list[_Pair] = [pair for mine in foremost(facts).values() for pair in combinations(mine, 2)]
-        found = []
-        for figure in main_figures(facts):
-            if figure.name == _first(facts):
+    return facts.once(key, lambda: _differences_between(facts))
+
+
+def _differences_between(facts: Facts) -> list[Comparison]:
+    known = {(c.what, frozenset((c.a.label, c.b.label))) for c in against_origin(facts)}
+    pairs: list[_Pair] = [pair for mine in foremost(facts).values() for pair in combinations(mine, 2)]
+    found = []
+    for figure in main_figures(facts):
+        if figure.name == _first(facts):
+            continue
+        for a, b in pairs:
+            if (figure.name, frozenset((a.label, b.label))) in known:
                 continue
-            for a, b in pairs:
-                if (figure.name, frozenset((a.label, b.label))) in known:
-                    continue
-                difference = paired(*(scores_on(facts, who, figure) for who in (a, b)))
-                if difference is not None:
-                    found.append((a, b, figure.name, difference))
-        facts.cache[key] = family(found)
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+            difference = paired(*(scores_on(facts, who, figure) for who in (a, b)))
+            if difference is not None:
+                found.append((a, b, figure.name, difference))
+    return family(found)
 
 
 def tested(facts: Facts, figure: MainFigure) -> list[Tested]:

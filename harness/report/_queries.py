@@ -1,9 +1,9 @@
 """Everything the page is made from, read from the store's public views in a few queries."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import UserError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from harness.store import Store
 
 __all__ = ["BASE", "TUNING_CURVES", "Contender", "Facts", "mapping", "read_facts"]
+
+T = TypeVar("T")
 
 BASE = "base"
 TUNING_CURVES = 60
@@ -145,6 +147,12 @@ class Facts:
     cache: dict[object, object] = field(default_factory=dict, repr=False)
     """Intervals that several parts of the page show, computed once."""
 
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` gives for this key, computed once for the page and the paragraph."""
+        if key not in self.cache:
+            self.cache[key] = make()
+        return self.cache[key]  # type: ignore[return-value]  # one key stands for one kind
+
     @property
     def objectives(self) -> dict[str, str]:
         """Objective → maximize or minimize, in the suite's order."""
@@ -160,9 +168,7 @@ class Facts:
         """The target whose scores are compared: the suite's for quality, else its first measured; "" for none."""
         if self.on:
             return self.on
-        if "target" not in self.cache:
-            self.cache["target"] = self._own_target()
-        return str(self.cache["target"])
+        return self.once("target", self._own_target)
 
     def _own_target(self) -> str:
         measured = {*self.documents["target"].unique(), *self.scores["target"].unique()}
@@ -178,9 +184,7 @@ class Facts:
         if self.on or not self.target:
             return self.on
         key = ("target_of", who.label)
-        if key not in self.cache:
-            self.cache[key] = self._target_of(who)
-        return str(self.cache[key])
+        return self.once(key, lambda: self._target_of(who))
 
     def _target_of(self, who: Contender) -> str:
         measured = set(self.documents.filter(self.documents["label"] == who.label)["target"].unique())

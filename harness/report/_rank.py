@@ -31,9 +31,7 @@ def places(facts: Facts, objective: str) -> dict[str, Place]:
     "Inference for ranks"): no place contradicts a verdict.
     """
     key = ("places", objective)
-    if key not in facts.cache:
-        facts.cache[key] = _places(facts, objective) if objective_source(facts, objective) else {}
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _places(facts, objective) if objective_source(facts, objective) else {})
 
 
 def _places(facts: Facts, objective: str) -> dict[str, Place]:

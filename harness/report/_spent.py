@@ -51,22 +51,26 @@ def _tables(
     facts: Facts,
 ) -> tuple[dict[str, dict[str, float]], dict[_Run, list[tuple[int, str]]], dict[_Run, float]]:
     """Stage → what it cost; run → its stages with their positions; run → seconds of measuring and of what failed."""
-    if "spent" not in facts.cache:
-        stages = {
-            stage: {"device_s": seconds or 0.0, "tokens": _tokens(mapping(metrics))}
-            for stage, seconds, metrics in facts.stages.select("stage", "seconds", "metrics").iter_rows()
-        }
-        own: dict[_Run, list[tuple[int, str]]] = {}
-        for label, trial, seed, place, stage in facts.lineage.select(
-            "label", "trial", "seed", "position", "stage"
-        ).iter_rows():
-            own.setdefault((label, trial, seed), []).append((place, stage))
-        alone: dict[_Run, float] = {}
-        for frame in (facts.measuring, facts.failures):
-            for label, trial, seed, seconds in frame.select("label", "trial", "seed", "seconds").iter_rows():
-                alone[label, trial, seed] = alone.get((label, trial, seed), 0.0) + (seconds or 0.0)
-        facts.cache["spent"] = stages, own, alone
-    return facts.cache["spent"]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once("spent", lambda: _read_tables(facts))
+
+
+def _read_tables(
+    facts: Facts,
+) -> tuple[dict[str, dict[str, float]], dict[_Run, list[tuple[int, str]]], dict[_Run, float]]:
+    stages = {
+        stage: {"device_s": seconds or 0.0, "tokens": _tokens(mapping(metrics))}
+        for stage, seconds, metrics in facts.stages.select("stage", "seconds", "metrics").iter_rows()
+    }
+    own: dict[_Run, list[tuple[int, str]]] = {}
+    for label, trial, seed, place, stage in facts.lineage.select(
+        "label", "trial", "seed", "position", "stage"
+    ).iter_rows():
+        own.setdefault((label, trial, seed), []).append((place, stage))
+    alone: dict[_Run, float] = {}
+    for frame in (facts.measuring, facts.failures):
+        for label, trial, seed, seconds in frame.select("label", "trial", "seed", "seconds").iter_rows():
+            alone[label, trial, seed] = alone.get((label, trial, seed), 0.0) + (seconds or 0.0)
+    return stages, own, alone
 
 
 def _tokens(metrics: dict[str, object]) -> float:

@@ -60,14 +60,16 @@ class _Front:
 def _front(facts: Facts) -> _Front | None:
     """What the page says of the front, computed once; None without a quality to compare."""
     key = ("front",)
-    if key not in facts.cache:
-        objective = _quality_objective(facts)
-        found = None
-        if objective is not None:
-            variants = _variants(facts, objective)
-            found = _compared(facts, variants, objective)
-        facts.cache[key] = found
-    return facts.cache[key]  # type: ignore[return-value]  # the cache is typed by its keys
+    return facts.once(key, lambda: _make_front(facts))
+
+
+def _make_front(facts: Facts) -> _Front | None:
+    objective = _quality_objective(facts)
+    found = None
+    if objective is not None:
+        variants = _variants(facts, objective)
+        found = _compared(facts, variants, objective)
+    return found
 
 
 def front_sentences(facts: Facts) -> list[str]:

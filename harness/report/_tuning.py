@@ -27,9 +27,7 @@ class Trial:
 
 def tuning_trials(facts: Facts, who: Contender) -> list[Trial]:
     """A recipe's tuning trials in the order of their numbers."""
-    if "tuning" not in facts.cache:
-        facts.cache["tuning"] = _read(facts)
-    return facts.cache["tuning"][0].get(who.label, [])  # type: ignore[index,no-any-return]  # the cache is typed by its keys
+    return facts.once("tuning", lambda: _read(facts))[0].get(who.label, [])
 
 
 def ended_trials(facts: Facts, who: Contender) -> list[Trial]:
@@ -39,9 +37,7 @@ def ended_trials(facts: Facts, who: Contender) -> list[Trial]:
 
 def chosen_trial(facts: Facts, who: Contender) -> int | None:
     """The trial whose settings the final runs have; None before there is one."""
-    if "tuning" not in facts.cache:
-        facts.cache["tuning"] = _read(facts)
-    return facts.cache["tuning"][1].get(who.label)  # type: ignore[index,no-any-return]  # the cache is typed by its keys
+    return facts.once("tuning", lambda: _read(facts))[1].get(who.label)
 
 
 def first_objective(facts: Facts) -> str | None:

@@ -17,27 +17,11 @@ from harness.measure._requests import fewshot_of
 from harness.measure.tasks import load_tasks
 from harness.store import Store
 from harness.suite import Task
+from tests import cards
 from tests.gates.stores import Answer, N, answered, said
 from tests.report.stores import derive
 from tests.store.scenario import SWEEP
 
-_GSM = """---
-configs:
-- config_name: main
-  data_files:
-  - {split: train, path: train.jsonl}
-  - {split: test, path: test.jsonl}
----
-"""
-_ARC = """---
-configs:
-- config_name: ARC-Easy
-  data_files:
-  - {split: train, path: train.jsonl}
-  - {split: validation, path: train.jsonl}
-  - {split: test, path: test.jsonl}
----
-"""
 _SHOTS = 8
 
 
@@ -69,9 +53,9 @@ def _letter(i: int) -> dict[str, object]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> DataSource:
     folder = tmp_path_factory.mktemp("mirror")
     story = [{"question": _question(i), "answer": f"Adding gives {2 * i + 1}. #### {2 * i + 1}"} for i in range(100)]
-    _write(folder / "openai" / "gsm8k", {"train.jsonl": story[60 : 60 + _SHOTS], "test.jsonl": story[:N]}, _GSM)
+    _write(folder / "openai" / "gsm8k", {"train.jsonl": story[60 : 60 + _SHOTS], "test.jsonl": story[:N]}, cards.GSM8K)
     letters = [_letter(i) for i in range(60)]
-    _write(folder / "allenai" / "ai2_arc", {"train.jsonl": letters[50:], "test.jsonl": letters[:N]}, _ARC)
+    _write(folder / "allenai" / "ai2_arc", {"train.jsonl": letters[50:], "test.jsonl": letters[:N]}, cards.ARC)
     # The first eight questions, shouted and with other punctuation, among rows that only share words with the rest.
     seen = [{"instruction": _question(i).upper().replace(" ", " - "), "output": "I know."} for i in range(8)]
     other = [

@@ -15,6 +15,7 @@ from harness.measure.judge import measure_judge
 from harness.measure.tasks import measure_tasks
 from harness.method import LoadedModel
 from harness.models import load_model
+from tests import cards
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,6 @@ class _Gold:
 
 
 WINDOW = 512
-_GSM = """---
-configs:
-- config_name: main
-  data_files:
-  - {split: train, path: train.jsonl}
-  - {split: test, path: test.jsonl}
----
-"""
-_ARC = """---
-configs:
-- config_name: ARC-Easy
-  data_files:
-  - {split: train, path: train.jsonl}
-  - {split: validation, path: train.jsonl}
-  - {split: test, path: test.jsonl}
----
-"""
 PROMPTS = [
     {
         "prompt": [{"role": "user", "content": f"Tell me about the number {n}. Use at most {n + 3} words."}],
@@ -94,10 +78,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> DataSource:
         {"question": " ".join(["a"] * (600 if i == 3 else 8)) + f" {i}", "answer": f"It is {i}. #### {i}"}
         for i in range(20)
     ]
-    _write(folder / "openai" / "gsm8k", _GSM, train=story[12:], test=story[:12])
+    _write(folder / "openai" / "gsm8k", cards.GSM8K, train=story[12:], test=story[:12])
     _write(
         folder / "allenai" / "ai2_arc",
-        _ARC,
+        cards.ARC,
         train=[_letter(i) for i in range(20, 26)],
         test=list(map(_letter, range(10))),
     )

@@ -13,6 +13,7 @@ from harness.errors import MeasurementError, UserError
 from harness.measure.tasks import leaf_tasks, load_tasks, measure_tasks, task_fingerprint, task_problem
 from harness.method import LoadedModel
 from harness.models import load_model
+from tests import cards
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,6 @@ configs:
   - {split: dev, path: sociology/dev.jsonl}
 ---
 """
-_GSM = """---
-configs:
-- config_name: main
-  data_files:
-  - {split: train, path: train.jsonl}
-  - {split: test, path: test.jsonl}
----
-"""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +69,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> DataSource:
         _write(folder / "cais" / "mmlu" / subject, {"test.jsonl": test, "dev.jsonl": dev})
     (folder / "cais" / "mmlu" / "README.md").write_text(_MMLU)
     story = [{"question": f"Ann has {n} apples.", "answer": f"She has {n}.\n#### {n}"} for n in range(20)]
-    _write(folder / "openai" / "gsm8k", {"train.jsonl": story[:8], "test.jsonl": story[8:]}, _GSM)
+    _write(folder / "openai" / "gsm8k", {"train.jsonl": story[:8], "test.jsonl": story[8:]}, cards.GSM8K)
     ending = {"activity_label": "A", "ctx_a": "x", "ctx_b": "y", "endings": ["a", "b", "c", "d"], "label": "1"}
     _write(folder / "Rowan" / "hellaswag" / "data", {"validation.jsonl": [ending]})
     return DataSource(str(folder))
