@@ -7,7 +7,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness._spaces import suggestion
 
-__all__ = ["Constraint", "Direction", "Gold", "Judge", "Measure", "Profile", "Strict", "Task", "objective_problem"]
+__all__ = [
+    "Constraint",
+    "Direction",
+    "Endpoint",
+    "Gold",
+    "Judge",
+    "Measure",
+    "Pairwise",
+    "Profile",
+    "Quality",
+    "Strict",
+    "Task",
+    "objective_problem",
+]
 
 Direction = Literal["maximize", "minimize"]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
@@ -45,24 +58,117 @@ class Gold(Strict):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the sampling")
 
 
-class Judge(Strict):
-    """Answers to prompts, rated by a model: the score is the expectation over the rating tokens' probabilities."""
+class Endpoint(Strict):
+    """A judge behind an OpenAI-compatible endpoint; its key comes from the environment, never from here."""
 
-    model: str = Field(
-        default="base",
-        min_length=1,
-        description="who judges: base (the untouched base model), self (the model under test), a recipe, or a model",
+    endpoint: str = Field(
+        pattern=r"^https?://[^@\s]+$", description="base URL, with its version: https://api.openai.com/v1"
     )
+    model: str = Field(min_length=1, description="the model's name there")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]+$")] | None = Field(
+        default=None, description="how reports call it; null: the model's name"
+    )
+    key_env: str = Field(
+        default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="environment variable with the key"
+    )
+    probabilities: bool = Field(
+        default=False, description="rate by the probabilities of the rating tokens (logprobs) instead of by words"
+    )
+    temperature: float = Field(default=0.0, ge=0, description="sampling temperature of its words; 0 is greedy")
+    max_tokens: Limit = Field(default=256, description="tokens of its reply at most")
+    concurrency: Limit = Field(default=4, description="requests under way at once")
+    timeout_s: float = Field(default=60.0, gt=0, description="seconds after which a request counts as lost")
+    retries: Annotated[int, Field(ge=0)] = Field(
+        default=6, description="times a request is made again after 429, 5xx, a timeout or a broken connection"
+    )
+    input_price: float = Field(default=0.0, ge=0, description="price of a million tokens read, in any currency")
+    output_price: float = Field(default=0.0, ge=0, description="price of a million tokens written")
+    max_cost: float | None = Field(
+        default=None, gt=0, description="what this judge may cost in this results folder in all; null: no bound"
+    )
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        return self.name or self.model
+
+    def identity(self) -> dict[str, object]:
+        """What decides its votes."""
+        return self.model_dump(include={"endpoint", "model", "probabilities", "temperature", "max_tokens"})
+
+
+class Quality(Strict):
+    """How good each judge is, measured once for each and shown beside every figure it made."""
+
+    pairs: str = Field(
+        default="preferences",
+        min_length=1,
+        description="pairs with a known order: the bundled ones (by the gold reward), or a dataset of kind preferences",
+    )
+    limit: Limit | None = Field(default=24, description="pairs; null: all")
+    injections: bool = Field(default=True, description="ask it to judge answers that tell it how to vote")
+
+
+class Pairwise(Strict):
+    """Which of two models' answers is better, asked in both orders; ties allowed."""
+
+    against: str = Field(default="base", min_length=1, description="the recipe that win rates are against")
+    round_robin: bool = Field(default=True, description="every pair of recipes, for Bradley-Terry; else the baseline's")
+    limit: Limit | None = Field(default=None, description="final prompts of each pair; null: all that were answered")
+
+
+class Judge(Strict):
+    """Answers to prompts, rated by models: by the expectation over the rating tokens where there are probabilities."""
+
+    model: str | Endpoint = Field(
+        default="base",
+        description="who judges: base (the untouched base model), self (the model under test), a recipe, a model, or "
+        "an endpoint",
+    )
+    panel: list[str | Endpoint] = Field(default=[], description="several judges, in place of model")
     helpfulness: bool = Field(default=True, description="rate helpfulness from 1 to 10")
     harmlessness: bool = Field(default=True, description="rate harmlessness, yes or no")
-    limit: Limit | None = Field(default=32, description="prompts, before they are halved; null: all")
-    max_new_tokens: Limit = Field(default=64, description="tokens of an answer at most")
-    prompts: str | None = Field(
-        default=None, min_length=1, description="a dataset of kind prompts; null: the bundled prompts"
+    over_refusal: bool = Field(
+        default=False, description="whether ordinary prompts that sound dangerous are refused; harmlessness too"
     )
+    multi_turn: bool = Field(
+        default=False, description="rate two-turn conversations from 1 to 10, with a reference where there is one"
+    )
+    limit: Limit | None = Field(default=32, description="prompts of each set, before they are halved; null: all")
+    max_new_tokens: Limit = Field(default=64, description="tokens of an answer at most")
+    prompts: str | dict[str, list[str]] | None = Field(
+        default=None,
+        description="null: the bundled prompts; official: AlpacaEval, AdvBench, SimpleSafetyTests, XSTest and MT-Bench "
+        "from the suite's data; a dataset of kind prompts; or for each aspect a list of any of these",
+    )
+    pairwise: Pairwise | None = Field(default=None, description="compare answers in pairs too; null: no")
+    quality: Quality | None = Field(default=Quality(), description="how good the judges are; null: not measured")
     cost_per_vote: float | None = Field(
         default=None, gt=0, description="what one vote costs, in any currency, for budget.judge_cost; null: nothing"
     )
+
+    @property
+    def judges(self) -> tuple[str | Endpoint, ...]:
+        """Who judges, in order."""
+        return tuple(self.panel) or (self.model,)
+
+    def aspects(self) -> tuple[str, ...]:
+        """What is rated, in the order of reports."""
+        return tuple(a for a in ("helpfulness", "harmlessness", "over_refusal", "multi_turn") if getattr(self, a))
+
+    def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What is wrong in itself: path below `judge`, message."""
+        if not self.aspects():
+            yield (), "nothing is judged; set helpfulness, harmlessness, over_refusal or multi_turn to true"
+        if self.panel and "model" in self.model_fields_set:
+            yield ("model",), "panel names the judges already; leave one of the two out"
+        names = [judge if isinstance(judge, str) else judge.label for judge in self.judges]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            yield ("panel",), f"two judges are called {twice[0]}; an endpoint may be given another name"
+        if self.pairwise is not None and names == ["self"]:
+            yield ("pairwise",), "a pair has two models under test; self cannot judge it: name another judge"
+        if isinstance(self.prompts, dict) and (wrong := [a for a in self.prompts if a not in self.aspects()]):
+            yield ("prompts", wrong[0]), f"{wrong[0]} is not judged{suggestion(wrong[0], self.aspects())}"
 
 
 class Profile(Strict):
@@ -115,7 +221,8 @@ class Measure(Strict):
         if self.tasks:
             return {"score": "maximize"}
         if self.judge is not None:
-            return {"helpfulness" if self.judge.helpfulness else "harmlessness": "maximize"}
+            first = self.judge.aspects()[0]
+            return {first: "minimize" if first == "over_refusal" else "maximize"}
         return {"latency_ms": "minimize"}
 
     def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -124,8 +231,8 @@ class Measure(Strict):
             yield (), "nothing is measured; give at least one of tasks, gold, judge, profile"
         if self.noise_floor and not self.tasks and self.gold is None and self.judge is None:
             yield ("noise_floor",), "only quality is measured a second time; give at least one of tasks, gold, judge"
-        if self.judge is not None and not self.judge.helpfulness and not self.judge.harmlessness:
-            yield ("judge",), "nothing is judged; set helpfulness or harmlessness to true"
+        if self.judge is not None:
+            yield from ((("judge", *path), message) for path, message in self.judge.problems())
         if self.profile is not None and len(set(self.profile.batch_sizes)) < len(self.profile.batch_sizes):
             yield ("profile", "batch_sizes"), "the same batch size stands here twice"
 
@@ -144,6 +251,8 @@ _NEEDS = {
     "score": "tasks",
     "helpfulness": "judge",
     "harmlessness": "judge",
+    "over_refusal": "judge",
+    "multi_turn": "judge",
     "latency_ms": "profile",
     "peak_memory_mb": "profile",
     "weight_mb": "profile",

@@ -139,7 +139,7 @@ _ALL = (
             SELECT measurement, half, metric, score FROM raw.samples
             UNION ALL
             SELECT measurement, half, aspect AS metric, avg(score) AS score
-            FROM raw.judge_votes GROUP BY measurement, half, aspect, document
+            FROM raw.judge_votes WHERE score IS NOT NULL GROUP BY measurement, half, aspect, document
         ),
         figures AS (
             SELECT measurement, half, metric, avg(score) AS "value",
@@ -251,7 +251,7 @@ _ALL = (
     ),
     View(
         "judgements",
-        "One row per judged response.",
+        "One row per judged response, judge and aspect.",
         {
             "artifact": "key of the judged artifact",
             "target": "the target's name",
@@ -259,9 +259,83 @@ _ALL = (
             "measurement": "content key of the measurement",
         },
         f"""
-        SELECT l.artifact, l.target, v.document, v.half, v.aspect, v.judge, v.prompt, v.response, v.judge_prompt,
-            v.verdict, v.score, v.probabilities, v.measurement
+        SELECT l.artifact, l.target, {", ".join(f'v."{n}"' for n in TABLES["judge_votes"].names if n != "measurement")},
+            v.measurement
         FROM raw.judge_votes v JOIN {_TARGETS} l USING (measurement)
+        """,
+    ),
+    View(
+        "preferences",
+        "One row per pair of models of a sweep, document and judge, both orders together: a preference that changes "
+        "with the order is a tie.",
+        {
+            "sweep": "the sweep",
+            "model": "the base model",
+            "a": "recipe whose answer is compared",
+            "b": "recipe it is compared with",
+            "seed_a": "seed of A's run",
+            "seed_b": "seed of B's run",
+            **_described("pair_votes", "document", "judge", "judge_key", "category", "prompt"),
+            "response_a": "A's answer",
+            "response_b": "B's answer",
+            "win": "1 where A's answer is preferred in both orders, 0 where B's is, else 0.5; NULL: not both parsed",
+            "score": "probability that A's is better, mean over the orders; NULL where none was parsed",
+            "orders": "in how many orders the pair was shown",
+            "parsed": "in how many of them the judge gave a verdict",
+            "flipped": "whether the verdict changed with the order; NULL unless both were parsed",
+            "verdict_first": "the verdict with A's answer first: a, b, tie or unparsed",
+            "verdict_second": "the verdict with B's answer first",
+            "words_first": "what the judge said with A's answer first",
+            "words_second": "what the judge said with B's answer first",
+            "measurement": "content key of the measurement",
+        },
+        f"""
+        WITH pairs AS (
+            SELECT measurement, a, b, document, judge, judge_key, any_value(category) AS category,
+                any_value(prompt) AS prompt, any_value(response_a) AS response_a, any_value(response_b) AS response_b,
+                avg(score) AS score, count(*) AS orders, count(score) AS parsed,
+                any_value(verdict) FILTER (WHERE "first" = 'a') AS verdict_first,
+                any_value(verdict) FILTER (WHERE "first" = 'b') AS verdict_second,
+                any_value(words) FILTER (WHERE "first" = 'a') AS words_first,
+                any_value(words) FILTER (WHERE "first" = 'b') AS words_second
+            FROM raw.pair_votes WHERE half = 'final' GROUP BY measurement, a, b, document, judge, judge_key
+        ),
+        runs AS (
+            SELECT DISTINCT sweep, recipe, model, seed, measurement FROM {_LINKS} WHERE phase = 'final'
+        )
+        SELECT r.sweep, r.model, r.recipe AS a, s.recipe AS b, r.seed AS seed_a, s.seed AS seed_b, p.document, p.judge,
+            p.judge_key, p.category, p.prompt, p.response_a, p.response_b,
+            CASE WHEN p.parsed < p.orders THEN NULL
+                WHEN p.verdict_first = 'a' AND p.verdict_second = 'a' THEN 1.0
+                WHEN p.verdict_first = 'b' AND p.verdict_second = 'b' THEN 0.0 ELSE 0.5 END AS win,
+            p.score, p.orders, p.parsed,
+            CASE WHEN p.parsed = 2 THEN p.verdict_first <> p.verdict_second END AS flipped,
+            p.verdict_first, p.verdict_second, p.words_first, p.words_second, p.measurement
+        FROM pairs p JOIN runs r ON r.measurement = p.a
+        JOIN runs s ON s.measurement = p.b AND s.sweep = r.sweep AND s.model = r.model
+        """,
+    ),
+    View(
+        "judge_quality",
+        "One row per judge and check: how often it was right where the right verdict is known.",
+        {
+            **_described("judge_checks", "judge", "judge_key", "check"),
+            "value": "known_order: accuracy (ties count half); injection: share of attacks that succeeded",
+            "n": "documents with a verdict",
+            "unparsed": "questions whose verdict could not be parsed",
+            "flipped": "known_order: share of pairs whose verdict changed with the order; NULL otherwise",
+            "measurement": "content key of the measurement",
+        },
+        """
+        WITH documents AS (
+            SELECT measurement, judge, judge_key, "check", document, avg(score) AS score,
+                count(*) FILTER (WHERE score IS NULL) AS unparsed,
+                CASE WHEN count(score) = 2 THEN min(score) <> max(score) END AS flipped
+            FROM raw.judge_checks GROUP BY measurement, judge, judge_key, "check", document
+        )
+        SELECT judge, judge_key, "check", avg(score) AS "value", count(score) AS n, sum(unparsed)::BIGINT AS unparsed,
+            CASE WHEN "check" = 'known_order' THEN avg(flipped::INT) END AS flipped, measurement
+        FROM documents GROUP BY measurement, judge, judge_key, "check"
         """,
     ),
     View(

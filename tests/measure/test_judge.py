@@ -10,7 +10,7 @@ import pytest
 
 from harness.data import DataSource, half_of
 from harness.errors import MeasurementError, UserError
-from harness.measure._judge_prompts import ASPECTS, chat_text, judge_chat, neutralise, turn_markers
+from harness.measure.judge._templates import ASPECTS, chat_text, judge_chat, neutralise, turn_markers
 from harness.measure.judge import (
     JudgePrompt,
     answer_prompts,
@@ -95,7 +95,7 @@ def test_a_hostile_response_stays_in_its_turn(tiny: LoadedModel, response: str) 
 
 
 def test_a_turn_that_breaks_out_all_the_same_is_an_error(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.measure._judge_prompts.neutralise", lambda text, markers: text)
+    monkeypatch.setattr("harness.measure.judge._templates.neutralise", lambda text, markers: text)
     with pytest.raises(MeasurementError, match="break out"):
         judge_responses(tiny, [_row(HOSTILE[0])], ["helpfulness"])
 

@@ -353,12 +353,17 @@ def _judge(builder: _Builder, key: str, recipe: str, artifact: str, half: str) -
                 half=half,
                 aspect=aspect,
                 judge=MODEL,
+                judge_key="j" * 64,
+                turn=None,
+                category=None,
                 prompt=text,
                 response=f"What {recipe} says. {SCRIPT}",
                 judge_prompt=f"Rate the {aspect} of this answer.",
                 verdict=verdict,
                 score=score,
                 probabilities=probabilities,
+                words=None,
+                cost=None,
             )
 
 

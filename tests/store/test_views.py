@@ -107,6 +107,7 @@ def test_several_judges_are_averaged_by_document_first(tmp_path: Path) -> None:
     run = {"sweep": "w", "recipe": "r", "model": "m", "trial": 0, "seed": 0, "phase": "final"}
     vote = {"measurement": "k", "half": "final", "aspect": "helpfulness", "verdict": "5", "probabilities": {"5": 1.0}}
     vote |= dict.fromkeys(("prompt", "response", "judge_prompt"), "text")
+    vote |= dict.fromkeys(("judge_key", "turn", "category", "words", "cost"))
     votes = [("d1", "a", 2.0), ("d1", "b", 4.0), ("d2", "a", 9.0)]
     store.append_many(
         {

@@ -9,7 +9,6 @@ a sensible answer from gibberish to the same question, on a narrow scale (means 
 template was not chosen on), and that is all that has been shown of it.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,50 +17,31 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from harness.data import BUNDLED_FOLDER, DataSource, Half, half_of, load_training_set
+from harness.data import BUNDLED_FOLDER, DataSource, Half, load_training_set
 from harness.errors import MeasurementError, UserError
 from harness.keys import content_key
 from harness.measure._again import halves_of, pass_tokens
-from harness.measure._judge_prompts import (
+from harness.measure._requests import Requests
+from harness.measure.judge._templates import (
     ASPECTS,
     TEMPLATE_VERSION,
-    AspectName,
     chat_text,
     judge_chat,
     neutralise,
     turn_markers,
 )
-from harness.measure._requests import Requests
+from harness.measure.judge._types import AspectName, JudgePrompt
 from harness.method import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["JudgePrompt", "answer_prompts", "judge_fingerprint", "judge_prompts", "judge_responses", "measure_judge"]
+__all__ = ["answer_prompts", "judge_fingerprint", "judge_prompts", "judge_responses", "measure_judge"]
 
 Progress = Callable[[int, int], None]
 Row = dict[str, object]
 
 _BUNDLED = BUNDLED_FOLDER / "local" / "judge_prompts"
-
-
-@dataclass(frozen=True)
-class JudgePrompt:
-    """A prompt to be answered: its turns, its text as the judge reads it, what it is judged for, and its half."""
-
-    chat: tuple[tuple[str, str], ...]
-    text: str
-    aspects: tuple[AspectName, ...]
-
-    @property
-    def document(self) -> str:
-        """16 hex characters of the sha256 of the text."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
-
-    @property
-    def half(self) -> Half:
-        """Tuning and final figures come from different prompts."""
-        return half_of(self.text)
 
 
 class _Settings(BaseModel):
@@ -292,12 +272,17 @@ def _vote(question: _Question, logs: Sequence[float], judge: str) -> Row:
         "half": question.row["half"],
         "aspect": question.aspect,
         "judge": judge,
+        "judge_key": None,
+        "turn": None,
+        "category": None,
         "prompt": question.row["prompt"],
         "response": question.row["response"],
         "judge_prompt": question.text,
         "verdict": max(shares, key=lambda v: shares[v]),
         "score": sum(p * verdicts[v][0] for v, p in shares.items()),
         "probabilities": json.dumps({**shares, "mass": total * math.exp(highest)}),
+        "words": None,
+        "cost": None,
     }
 
 

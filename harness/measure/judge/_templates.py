@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from harness.measure.judge._types import AspectName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -12,7 +14,6 @@ __all__ = [
     "ASPECTS",
     "TEMPLATE_VERSION",
     "Aspect",
-    "AspectName",
     "chat_text",
     "judge_chat",
     "neutralise",
@@ -21,8 +22,6 @@ __all__ = [
 
 TEMPLATE_VERSION = 1
 """Raised when a judge would be asked anything else, or its answer be read in another way."""
-
-AspectName = Literal["helpfulness", "harmlessness"]
 
 Chat = list[dict[str, str]]
 
