@@ -8,10 +8,13 @@ from harness.resolve import ItemKind
 from harness.store import Store
 from harness.suite import Suite
 
-__all__ = ["MAIN_METRICS", "kinds_of", "main_metric", "values_of"]
+__all__ = ["ASPECTS", "MAIN_METRICS", "kinds_of", "main_metric", "values_of"]
 
 MAIN_METRICS = ("acc_norm", "exact_match_flexible", "exact_match", "acc")
 """The figure a task goes by when several are scored: the first of these it has, else its first metric by name."""
+
+ASPECTS = ("helpfulness", "harmlessness", "over_refusal", "multi_turn")
+"""What judges rate, in the order of reports."""
 
 _OF_PROFILE = {"latency_ms": "e2e_ms", "peak_memory_mb": "peak_rss_mb", "weight_mb": "weight_mb"}
 
@@ -23,7 +26,8 @@ _FIGURES = """
             WHERE half = 'tune' AND list_contains($keys, measurement)
             UNION ALL
             SELECT measurement, aspect AS metric, avg(score) AS score FROM raw.judge_votes
-            WHERE half = 'tune' AND list_contains($keys, measurement) GROUP BY measurement, aspect, document
+            WHERE half = 'tune' AND score IS NOT NULL AND list_contains($keys, measurement)
+            GROUP BY measurement, aspect, document
         ) GROUP BY measurement, metric
     ) f JOIN raw.measurements m USING (measurement) ORDER BY task, f.metric, measurement
 """
@@ -35,7 +39,7 @@ def kinds_of(names: Iterable[str]) -> frozenset[ItemKind]:
     for name in names:
         if name in ("gold_reward", "rm_reward", "kl"):
             kinds.add("gold")
-        elif name in ("helpfulness", "harmlessness"):
+        elif name in ASPECTS:
             kinds.add("judge")
         elif name in _OF_PROFILE:
             kinds.add("profile")

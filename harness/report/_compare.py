@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from harness.objectives import main_metric
+from harness.objectives import ASPECTS, main_metric
 from harness.report._plot import Estimate
 from harness.report._queries import Contender, Facts
 from harness.stats import (
@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 _GOLD = ("gold_reward", "rm_reward", "kl")
-_JUDGED = ("helpfulness", "harmlessness")
 _SUBJECTS = 5
 """So many tasks under one name, or more, are taken for a sample of such tasks."""
 _ROUNDING = 1e-12
@@ -115,9 +114,9 @@ def _crossed(seeds: dict[int, dict[str, float]]) -> Scores:
 
 def bounds_of(metric: str) -> tuple[float, float]:
     """The range a metric cannot leave; an interval beyond it would say nothing more."""
-    if metric == "helpfulness":
+    if metric in ("helpfulness", "multi_turn"):
         return 1.0, 10.0
-    shares = metric in ("gold_reward", "harmlessness") or metric.startswith(("acc", "exact_match"))
+    shares = metric in ("gold_reward", "harmlessness", "over_refusal") or metric.startswith(("acc", "exact_match"))
     return (0.0, 1.0) if shares else (-math.inf, math.inf)
 
 
@@ -168,14 +167,14 @@ def aspects(facts: Facts) -> list[str]:
     import polars as pl
 
     found = facts.documents.filter(pl.col("group") == "judge")["metric"].unique().to_list()
-    return sorted(found, key=lambda a: (a not in _JUDGED, _JUDGED.index(a) if a in _JUDGED else 0, a))
+    return sorted(found, key=lambda a: (a not in ASPECTS, ASPECTS.index(a) if a in ASPECTS else 0, a))
 
 
 def objective_source(facts: Facts, objective: str) -> list[tuple[str, str]]:
     """The (task, metric) pairs whose documents make up an objective; empty where no documents do (latency, memory)."""
     if objective in _GOLD:
         return [("gold", objective)]
-    if objective in _JUDGED:
+    if objective in ASPECTS:
         return [("judge", objective)]
     if objective == "score":
         return main_metrics(facts)

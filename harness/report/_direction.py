@@ -8,7 +8,7 @@ Direction = Literal["higher", "lower", "none"]
 
 _LOWER = frozenset(
     {"kl", "loss", "nll", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
-    | {"brier", "brier_score", "ece", "mse", "mae", "ter", "wer"}
+    | {"brier", "brier_score", "ece", "mse", "mae", "ter", "wer", "over_refusal"}
 )
 _NO_ORDER = frozenset({"length"})
 

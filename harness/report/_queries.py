@@ -32,7 +32,8 @@ _DOCUMENTS = f"""
     UNION ALL
     SELECT r.recipe, r.model, r.trial, r.seed, r.target, 'judge' AS task, j.aspect AS metric, j.document,
         avg(j.score) AS score, r.measurement
-    FROM runs r JOIN judgements j USING (measurement, target) WHERE j.half = 'final' AND r.task = 'judge'
+    FROM runs r JOIN judgements j USING (measurement, target)
+    WHERE j.half = 'final' AND r.task = 'judge' AND j.score IS NOT NULL
     GROUP BY ALL
 """
 _PROFILES = """

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from harness.objectives import ASPECTS
 from harness.report._compare import (
     Comparison,
     against_base,
@@ -120,7 +121,7 @@ def _chosen(facts: Facts, who: Contender) -> str:
 
 def _objective_columns(facts: Facts) -> list[tuple[str, dict[str, Estimate | None]]]:
     """The objectives that no column below shows by itself."""
-    plain = {"gold_reward", "rm_reward", "kl", "helpfulness", "harmlessness"}
+    plain = {"gold_reward", "rm_reward", "kl", *ASPECTS}
     shown = {f"{group}.{metric}" for group, metric in main_metrics(facts)}
     columns = []
     for name in facts.objectives:

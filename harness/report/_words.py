@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.objectives import ASPECTS
 from harness.report._compare import (
     Comparison,
     against_base,
@@ -15,6 +16,7 @@ from harness.report._compare import (
     over_optimisation,
     shared_documents,
 )
+from harness.report._direction import direction
 from harness.report._html import number
 from harness.report._plot import Estimate
 from harness.report._queries import Contender, Facts
@@ -184,11 +186,11 @@ def _benchmark_sentences(facts: Facts) -> list[str]:
     if not found:
         return []
     sentences = []
-    for verdict, verb in (("lower", "lost"), ("higher", "gained")):
+    for better, verb in ((False, "lost"), (True, "gained")):
         parts = [
-            (abs(c.difference.value), f"{c.a.label} {verb} on {c.what} ({difference_text(c)})")
+            (abs(c.difference.value), f"{c.a.label} {verb} on {c.what} ({difference_text(c)}{_less(c)})")
             for c in found
-            if c.verdict == verdict
+            if c.verdict != "unresolved" and _is_better(c) == better
         ]
         if parts:
             sentences.append(f"Against base, {listed(_foremost(parts))}.")
@@ -197,13 +199,26 @@ def _benchmark_sentences(facts: Facts) -> list[str]:
         scope = "all" if len(unresolved) == len(found) else f"{len(unresolved)} of"
         sentence = f"On benchmarks and judged quality {scope} {len(found)} differences from base are unresolved"
         # Ratings have other scales: only benchmarks, all in [0, 1], can be ranked by their loss.
-        scored = [c for c in unresolved if c.what not in ("helpfulness", "harmlessness") and c.difference.low < 0]
+        scored = [c for c in unresolved if c.what not in ASPECTS and c.difference.low < 0]
         if scored:
             widest = min(scored, key=lambda c: c.difference.low)
             worst = f"{number(-widest.difference.low)} ({widest.a.label} on {widest.what})"
             sentence += f"; the largest benchmark loss they leave open is {worst}"
         sentences.append(sentence + ".")
     return sentences
+
+
+def _less_is_better(found: Comparison) -> bool:
+    # A figure is called by its task and metric, or by its aspect alone.
+    return direction(found.what.rpartition(" ")[2]) == "lower"
+
+
+def _is_better(found: Comparison) -> bool:
+    return (found.verdict == "lower") == _less_is_better(found)
+
+
+def _less(found: Comparison) -> str:
+    return ", less is better" if _less_is_better(found) else ""
 
 
 def _kl_sentence(facts: Facts) -> list[str]:

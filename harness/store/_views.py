@@ -194,7 +194,8 @@ _ALL = (
             WHERE measurement IN (SELECT measurement FROM used)
             UNION ALL
             SELECT measurement, half, aspect AS metric, document, avg(score) AS score FROM raw.judge_votes
-            WHERE measurement IN (SELECT measurement FROM used) GROUP BY measurement, half, aspect, document
+            WHERE measurement IN (SELECT measurement FROM used) AND score IS NOT NULL
+            GROUP BY measurement, half, aspect, document
         )
         SELECT l.sweep, l.recipe, l.model, l.trial, l.seed, l.artifact, l.target, {_TASK}, a.metric, count(*) AS n,
             count(*) FILTER (WHERE abs(b.score - a.score) > {CHANGED:g}) AS changed,

@@ -48,7 +48,8 @@ _SCORES = f"""
         SELECT measurement, half, metric, score FROM raw.samples WHERE measurement IN (SELECT measurement FROM links)
         UNION ALL
         SELECT measurement, half, aspect AS metric, avg(score) AS score FROM raw.judge_votes
-        WHERE measurement IN (SELECT measurement FROM links) GROUP BY measurement, half, aspect, document
+        WHERE measurement IN (SELECT measurement FROM links) AND score IS NOT NULL
+        GROUP BY measurement, half, aspect, document
     ),
     figures AS (
         SELECT measurement, half, metric, sum(score) AS total, count(*) AS n FROM per_document GROUP BY ALL
