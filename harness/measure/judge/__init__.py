@@ -1,12 +1,8 @@
 """Helpfulness, harmlessness and preference of answers to held-out prompts, judged by models."""
 
-from harness.measure.judge._local import (
-    answer_prompts,
-    judge_fingerprint,
-    judge_prompts,
-    judge_responses,
-    measure_judge,
-)
-from harness.measure.judge._types import JudgePrompt
+from harness.measure.judge._answers import answer_prompts
+from harness.measure.judge._local import LocalVoter
+from harness.measure.judge._sets import judge_prompts
+from harness.measure.judge._types import JudgePrompt, Question, Verdict, Voter
 
-__all__ = ["JudgePrompt", "answer_prompts", "judge_fingerprint", "judge_prompts", "judge_responses", "measure_judge"]
+__all__ = ["JudgePrompt", "LocalVoter", "Question", "Verdict", "Voter", "answer_prompts", "judge_prompts"]
