@@ -152,6 +152,12 @@ class Judge(Strict):
         """Who judges, in order."""
         return tuple(self.panel) or (self.model,)
 
+    @property
+    def priced(self) -> bool:
+        """Whether it is known what a vote costs."""
+        prices = [j.input_price + j.output_price for j in self.judges if isinstance(j, Endpoint)]
+        return self.cost_per_vote is not None or any(prices)
+
     def aspects(self) -> tuple[str, ...]:
         """What is rated, in the order of reports."""
         return tuple(a for a in ("helpfulness", "harmlessness", "over_refusal", "multi_turn") if getattr(self, a))

@@ -12,12 +12,24 @@ from pathlib import Path
 from harness._shapes import folder_shape
 from harness.data import Half
 from harness.errors import MeasurementError
+from harness.execute import JudgeSpec
 from harness.folders import Folders
 from harness.history import history, next_batch, owners, past_trial
 from harness.models import resolve_model
 from harness.objectives import kinds_of, values_of
-from harness.proxy import Proxy, given_judge, proxy_of
-from harness.resolve import Facts, ItemKind, Models, Run, Settings, chain, chain_ends, measure_specs
+from harness.proxy import Proxy, given_judge, judge_of_recipe, proxy_of
+from harness.resolve import (
+    Answered,
+    Facts,
+    ItemKind,
+    Models,
+    Run,
+    Settings,
+    chain,
+    chain_ends,
+    measure_specs,
+    pair_specs,
+)
 from harness.search import Past, best_trial
 from harness.spending import bound_before
 from harness.store import Store
@@ -142,15 +154,17 @@ class Replay:
         """Keys of the measurements of a run's model, or of a repeat; None where they hang on what is not known yet."""
         suite = self._suite
         models = chain_ends(self._facts, run, chain(self._facts, run))
-        reward = shape = judge = None
+        reward = shape = None
+        judges: tuple[JudgeSpec, ...] = ()
         if "gold" in kinds and (proxy := proxy_of(suite)) is not None:
             known, reward = self._reward(proxy, run, phase)
             if not known:
                 return None
-        if "judge" in kinds and suite.measure.judge is not None:
-            judge = self._judge(run, models, suite.measure.judge.model)
-            if judge is None:
+        if kinds & {"judge", "judge_check"}:
+            found = self._judges(run, models)
+            if found is None:
                 return None
+            judges = found
         if "profile" in kinds and suite.measure.profile is not None:
             shape = self._shape(models.policy)
             if shape is None:
@@ -158,7 +172,7 @@ class Replay:
         specs = measure_specs(
             self._facts,
             run.recipe,
-            replace(models, reward=reward, judge=judge, shape=shape),
+            replace(models, reward=reward, judges=judges, shape=shape),
             (phase,),
             kinds,
             run.recipe,
@@ -180,17 +194,47 @@ class Replay:
             settings[owner] = cell.chosen[1]
         return True, proxy.stages(self._facts, run, settings)[-1].key
 
-    def _judge(self, run: Run, models: Models, name: str) -> str | None:
-        if (given := given_judge(self._suite, name, models)) is not None:
-            return given
+    def pairs(self, model: str) -> set[str]:
+        """Keys of the comparisons in pairs from one base model; none while it is not known which runs they are of."""
+        suite, sides = self._suite, []
+        base = Run("base", model, suite.seeds[0], {})
+        runs = [base]
+        for (recipe, of), state in self.cells.items():
+            before = self.before((recipe, of))
+            if of != model or (state.over and state.chosen is None):
+                continue
+            if state.chosen is None or before is None:
+                return set()
+            runs += [Run(recipe, model, seed, {**before, recipe: state.chosen[1]}) for seed in suite.seeds]
+        for run in runs:
+            keys = self.measurements(run, "final", frozenset({"judge"}))
+            if not keys:
+                return set()
+            artifact = chain_ends(self._facts, run, chain(self._facts, run)).artifact
+            sides += [Answered(run.recipe, run.seed, artifact, key) for key in keys]
+        judges = self._judges(base, chain_ends(self._facts, base, []))
+        specs = pair_specs(self._facts, model, sides, [j for j in judges or () if j.name != "self"])
+        return {item.key for spec in specs for item in spec.items}
+
+    def _judges(self, run: Run, models: Models) -> tuple[JudgeSpec, ...] | None:
+        """Who judges a run's model; None where that is not known yet."""
+        judging = self._suite.measure.judge
+        found = []
+        for name in judging.judges if judging else ():
+            judge = given_judge(self._facts, name, models) or self._of_recipe(str(name), run)
+            if judge is None:
+                return None
+            found.append(judge)
+        return tuple(found)
+
+    def _of_recipe(self, name: str, run: Run) -> JudgeSpec | None:
         settings: dict[str, Settings] = {}
         for owner in owners(self._suite, name):
             cell = self.cells.get((owner, run.model))
             if cell is None or cell.chosen is None:
                 return None
             settings[owner] = cell.chosen[1]
-        judge = Run(name, run.model, self._suite.seeds[0], settings)
-        return chain_ends(self._facts, judge, chain(self._facts, judge)).policy
+        return judge_of_recipe(self._facts, name, run.model, settings)[1]
 
     def _shape(self, reference: str) -> str | None:
         if reference.startswith("model:"):

@@ -9,10 +9,10 @@ from harness.errors import UserError
 from harness.gold import parse_constraints
 from harness.method import find_method
 from harness.models import content_problem, model_problem, resolve_model
-from harness.suite import Suite
+from harness.suite import Endpoint, Suite
 from harness.targets import RUNTIMES
 
-__all__ = ["check_gold", "judge_model", "sound_model", "suite_problems", "teachers", "training_sets"]
+__all__ = ["check_gold", "judge_models", "sound_model", "suite_problems", "teachers", "training_sets"]
 
 _SCORED = ("eager", "inductor", *RUNTIMES)
 """Backends that tasks, gold and judge run on; on another they would run in torch, and not say so."""
@@ -30,8 +30,7 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     for name in teachers(suite):
         if problem := model_problem(name):
             yield f"{_setting_place(suite, 'teacher', name)}: the teacher {name!r}: {problem}"
-    if (judging := judge_model(suite)) is not None and (problem := model_problem(judging)):
-        yield f"{suite.place('measure', 'judge', 'model')}: measure.judge.model: {judging!r}: {problem}"
+    yield from _judge_problems(suite, source)
     yield from _dataset_problems(suite, source)
     yield from _import_problems(suite, where)
     yield from _quality_problems(suite, where)
@@ -44,12 +43,12 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
 
 
 def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
-    gold, judge = suite.measure.gold, suite.measure.judge
+    gold, judging = suite.measure.gold, suite.measure.judge
     named: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name, _ in training_sets(suite)]
     if gold is not None:
         named.append((gold.dataset, ("measure", "gold", "dataset")))
-    if judge is not None and judge.prompts is not None:
-        named.append((judge.prompts, ("measure", "judge", "prompts")))
+    if judging is not None and judging.quality is not None:
+        named.append((judging.quality.pairs, ("measure", "judge", "quality", "pairs")))
     for name, keys in named:
         problem = dataset_problem(name, source)
         if problem is None and name not in TRAINING_SETS:
@@ -70,11 +69,30 @@ def _setting_place(suite: Suite, setting: str, value: str) -> str:
     return suite.place("recipes")
 
 
-def judge_model(suite: Suite) -> str | None:
-    """The model that judges, where it is neither a recipe's nor one of the suite's own."""
-    judge = suite.measure.judge
+def judge_models(suite: Suite) -> list[str]:
+    """The models that judge, where they are neither recipes' nor the suite's own."""
     known = ("self", "base", *suite.recipes, *suite.models)
-    return None if judge is None or judge.model in known else judge.model
+    judging = suite.measure.judge
+    return [j for j in judging.judges if isinstance(j, str) and j not in known] if judging else []
+
+
+def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
+    judging = suite.measure.judge
+    if judging is None:
+        return
+    from harness.measure.judge import endpoint_problem, prompt_problems
+
+    where = ("measure", "judge", "panel") if judging.panel else ("measure", "judge", "model")
+    for index, judge in enumerate(judging.judges):
+        place = suite.place(*where, index) if judging.panel else suite.place(*where)
+        if isinstance(judge, Endpoint):
+            problem = endpoint_problem(judge)
+        else:
+            problem = model_problem(judge) if judge in judge_models(suite) else None
+        if problem:
+            yield f"{place}: {'.'.join(where)}: {judge if isinstance(judge, str) else judge.label!r}: {problem}"
+    for problem in prompt_problems(judging, source):
+        yield f"{suite.place('measure', 'judge', 'prompts')}: measure.judge.prompts: {problem}"
 
 
 def sound_model(suite: Suite, name: str) -> Path:

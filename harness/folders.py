@@ -30,6 +30,8 @@ class Folders:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.artifacts = results / "artifacts"
+        self.votes = results / "votes"
+        """What judges behind endpoints have said, by content: no vote is paid twice."""
 
     def has(self, key: str) -> bool:
         """Whether the artifact is complete: its manifest is whole, and every file is there in its size.

@@ -83,7 +83,9 @@ class _Count:
             base = Run("base", model, self._suite.seeds[0], {})
             self._ask(base, "final", final_kinds(self._suite, base.seed))
             if self._suite.measure.noise_floor:
-                self._ask(base, "final", final_kinds(self._suite, base.seed) - {"profile"}, repeat=1)
+                kinds = final_kinds(self._suite, base.seed) - {"profile", "judge_check"}
+                self._ask(base, "final", kinds, repeat=1)
+            found.measurements |= self._replay.pairs(model)
         found.measured = len(found.measurements & self._replay.measured)
         return found
 

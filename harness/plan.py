@@ -8,7 +8,7 @@ from typing import Literal
 
 from harness._available import PartialSuite, missing_targets, refusals
 from harness._sizes import bytes_below
-from harness.checks import check_gold, judge_model, sound_model, suite_problems, teachers, training_sets
+from harness.checks import check_gold, judge_models, sound_model, suite_problems, teachers, training_sets
 from harness.data import DataSource, load_training_set
 from harness.errors import UserError
 from harness.execute import StageSpec
@@ -125,12 +125,9 @@ def gather_facts(
     from harness.measure.tasks import task_fingerprint
 
     models = {}
-    for name in (*suite.models, *teachers(suite)):
+    for name in dict.fromkeys((*suite.models, *teachers(suite), *judge_models(suite))):
         say(f"preparing the model {name}")
         models[name] = content_key("model", files=folder_fingerprint(sound_model(suite, name)))
-    if (judging := judge_model(suite)) is not None:
-        say(f"preparing the model {judging}")
-        sound_model(suite, judging)
     say("reading the data")
     datasets = {
         (name, kind): load_training_set(name, kind, source)[1]  # type: ignore[arg-type]  # a method's declared kind
@@ -143,11 +140,12 @@ def gather_facts(
             raise UserError(f"measure.gold.dataset: {suite.measure.gold.dataset!r} has no column constraints")
         check_gold(suite.measure.gold.dataset, rows)
         gold = {"rows": fingerprint}
-    judge = None
-    if suite.measure.judge is not None:
-        from harness.measure.judge import judge_fingerprint
+    judge = quality = None
+    if (judging := suite.measure.judge) is not None:
+        from harness.measure.judge import judge_fingerprint, quality_fingerprint
 
-        judge = judge_fingerprint(source, suite.measure.judge.model_dump(exclude={"cost_per_vote"}))
+        judge = judge_fingerprint(source, judging)
+        quality = quality_fingerprint(source, judging.quality) if judging.quality else None
     tasks: dict[str, Mapping[str, Mapping[str, object]]] = {}
     for name, settings in suite.measure.tasks.items():
         say(f"reading the documents of {name}")
@@ -161,6 +159,7 @@ def gather_facts(
         tasks=tasks,
         gold=gold,
         judge=judge,
+        quality=quality,
         machine=machine(),
     )
 

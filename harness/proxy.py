@@ -1,16 +1,17 @@
-"""The models that grade a run's model beside the gold rules: the proxy reward model, and the judge."""
+"""The models that grade a run's model beside the gold rules: the proxy reward model, and the judges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.data import Half
-from harness.execute import StageSpec
+from harness.execute import JudgeSpec, StageSpec
 from harness.history import owners
+from harness.keys import content_key
 from harness.method import find_method
-from harness.resolve import Facts, Models, Run, Settings, chain
-from harness.suite import Suite
+from harness.resolve import Facts, Models, Run, Settings, chain, chain_ends
+from harness.suite import Endpoint, Suite
 
-__all__ = ["Proxy", "given_judge", "proxy_of"]
+__all__ = ["Proxy", "given_judge", "judge_of_recipe", "proxy_of"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,21 @@ def proxy_of(suite: Suite) -> Proxy | None:
     return None
 
 
-def given_judge(suite: Suite, name: str, models: Models) -> str | None:
-    """The judge that the suite names, for a run's model; None where it is a recipe's."""
-    if name == "base":
-        return models.base
-    if name == "self":
-        return models.policy
-    return None if name in suite.recipes else f"model:{name}"
+def given_judge(facts: Facts, judge: str | Endpoint, models: Models) -> JudgeSpec | None:
+    """A judge that the suite names, for a run's model; None where it is a recipe's (`judge_of_recipe`)."""
+    if isinstance(judge, Endpoint):
+        key = content_key("endpoint", **judge.identity())
+        return JudgeSpec(name=judge.label, key=key, endpoint=judge.model_dump(mode="json"))
+    if judge == "self":
+        return JudgeSpec(name=judge, key=models.artifact, model=models.policy)
+    if judge in facts.suite.recipes:
+        return None
+    reference = models.base if judge == "base" else f"model:{judge}"
+    return JudgeSpec(name=judge, key=facts.models[reference.removeprefix("model:")], model=reference)
+
+
+def judge_of_recipe(facts: Facts, recipe: str, model: str, settings: Mapping[str, Settings]) -> tuple[Run, JudgeSpec]:
+    """The run whose model judges, of the suite's first seed, and the judge that it makes."""
+    run = Run(recipe, model, facts.suite.seeds[0], settings)
+    made = chain_ends(facts, run, chain(facts, run))
+    return run, JudgeSpec(name=recipe, key=made.artifact, model=made.policy)

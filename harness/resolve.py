@@ -5,17 +5,29 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.data import DataSource, Half
-from harness.execute import Item, MeasureSpec, StageSpec
+from harness.execute import Item, ItemKind, JudgeSpec, MeasureSpec, StageSpec
 from harness.keys import content_key
 from harness.method import Method, Params, find_method
 from harness.provenance import versions
 from harness.suite import Setting, Step, Suite
 from harness.targets import RUNTIMES, Target
 
-__all__ = ["Facts", "Models", "Run", "chain", "chain_ends", "final_kinds", "measure_specs", "own_stages"]
+__all__ = [
+    "Answered",
+    "Facts",
+    "ItemKind",
+    "Models",
+    "Run",
+    "Settings",
+    "chain",
+    "chain_ends",
+    "final_kinds",
+    "measure_specs",
+    "own_stages",
+    "pair_specs",
+]
 
 Settings = Mapping[str, Setting]
-ItemKind = Literal["task", "gold", "judge", "profile"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Facts:
     source: DataSource
     precision: Literal["float32", "bfloat16"]
     models: Mapping[str, str]
-    """Base model, or model that a step names as its teacher → its artifact key."""
+    """Base model, or model that a step names as its teacher or the suite as a judge → its artifact key."""
     datasets: Mapping[tuple[str, str], str]
     """(dataset, kind) → fingerprint of its rows."""
     tasks: Mapping[str, Mapping[str, Mapping[str, object]]]
@@ -34,6 +46,8 @@ class Facts:
     gold: Mapping[str, object] | None
     judge: str | None
     """Fingerprint of the judge's prompts and template."""
+    quality: str | None
+    """Fingerprint of what a judge's quality is measured with."""
     machine: Mapping[str, object]
     library_versions: Mapping[str, str] = field(default_factory=versions)
 
@@ -181,14 +195,14 @@ class Models:
     artifact: str
     reward: str | None
     base: str
-    judge: str | None = None
+    judges: tuple[JudgeSpec, ...] = ()
     shape: str | None = None
     """What decides the policy's latency and memory (`harness._shapes`); None: its artifact."""
 
 
 def final_kinds(suite: Suite, seed: int) -> frozenset[ItemKind]:
     """What a final run of this seed is measured for."""
-    kinds: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "profile"})
+    kinds: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "judge_check", "profile"})
     # A seed does not change the architecture, whose latency and memory are: one seed is profiled.
     return kinds if seed == suite.seeds[0] else kinds - {"profile"}
 
@@ -205,11 +219,12 @@ def measure_specs(
 ) -> list[tuple[Target, MeasureSpec]]:
     """The measurements of a recipe's model: quality on each quality target, a spec each, a profile on every target.
 
-    Those of a `repeat`, for the noise floor, are the same in the same order, with keys of their own and no profile.
+    Those of a `repeat`, for the noise floor, are the same in the same order, with keys of their own, but for the profile
+    and what is known of the judges.
     """
     suite = facts.suite
     again = {"repeat": repeat} if repeat else {}
-    kinds = kinds - {"profile"} if repeat else kinds
+    kinds = kinds - {"profile", "judge_check"} if repeat else kinds
     own: dict[str, Any] = {"artifact": models.artifact, "halves": list(halves)}
     alike: dict[str, Any] = {"shape": models.shape} if models.shape else {"artifact": models.artifact}
 
@@ -235,7 +250,7 @@ def measure_specs(
             items=tuple(items),
             reward=models.reward,
             base=models.base,
-            judge=models.judge,
+            judges=models.judges,
             repeat=repeat,
             alone=alone,
             limit_s=_times(suite.budget.measure_minutes, 60),
@@ -282,11 +297,83 @@ def _quality_items(
                 item("task", leaf, numerics, {"of": name, **asked}, fingerprint=dict(found), scorer=suite.scorer)
                 for leaf, found in leaves.items()
             ]
-    if "judge" in kinds and suite.measure.judge is not None:
-        judge = models.judge or models.policy
-        # What a vote costs changes no vote.
-        settings = suite.measure.judge.model_dump(exclude={"cost_per_vote"})
+    judge = suite.measure.judge
+    if judge is None:
+        return items
+    if "judge" in kinds:
+        settings = judge.model_dump(include={*judge.aspects(), "limit", "max_new_tokens", "prompts"})
+        off = {aspect: False for aspect in ("helpfulness", "harmlessness") if aspect not in settings}
+        names = {"panel": [j.name for j in models.judges]}
+        keys = [j.key for j in models.judges]
         items.append(
-            item("judge", "judge", numerics, settings, fingerprint=facts.judge, judge=key_of.get(judge, judge))
+            item("judge", "judge", numerics, {**settings, **off, **names}, fingerprint=facts.judge, judges=keys)
         )
+    if "judge_check" in kinds and judge.quality is not None:
+        settings = judge.quality.model_dump()
+        for one in models.judges:
+            key = content_key(
+                "judge_check", judge=one.key, target=dict(numerics), settings=settings, fingerprint=facts.quality
+            )
+            named = {**settings, "judge": one.name}
+            items.append(Item(key=key, kind="judge_check", task="judge_check", settings=named, artifact=one.key))
     return items
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A final run whose answers to the judge's prompts can be compared: its models, and its judge measurement."""
+
+    recipe: str
+    seed: int
+    artifact: str
+    measurement: str
+
+
+def pair_specs(facts: Facts, model: str, sides: Sequence[Answered], judges: Sequence[JudgeSpec]) -> list[MeasureSpec]:
+    """The comparisons in pairs among the final runs from one base model: a spec for each run that comes first.
+
+    Runs of the same seed are compared, and each with the base model, which has one. The first of a pair is the one that
+    comes first in the suite's order, the base model last: so each pair is asked once, in both orders of its answers.
+    """
+    suite = facts.suite
+    pairwise = suite.measure.judge.pairwise if suite.measure.judge is not None else None
+    if pairwise is None or not judges:
+        return []
+    order = [*suite.recipes, "base"]
+    ranked = sorted(sides, key=lambda side: (order.index(side.recipe), side.seed))
+    target, base = suite.quality_target, f"model:{model}"
+    specs = []
+    for first in ranked:
+        items = []
+        for second in ranked:
+            if order.index(second.recipe) <= order.index(first.recipe):
+                continue
+            if second.recipe != "base" and second.seed != first.seed:
+                continue
+            if not pairwise.round_robin and pairwise.against not in (first.recipe, second.recipe):
+                continue
+            settings = {"a": first.measurement, "b": second.measurement, "limit": pairwise.limit}
+            # Who judges is in the key with its name, which stands in the rows.
+            panel = [[j.name, j.key] for j in judges]
+            key = content_key("pairs", **settings, target=target.numerics(), judges=panel, prompts=facts.judge)
+            items.append(Item(key=key, kind="pairs", task="pairs", settings=settings, artifact=first.artifact))
+        if items:
+            specs.append(
+                MeasureSpec(
+                    key=content_key("measure", items=[i.key for i in items]),
+                    model=base,
+                    artifact=first.artifact,
+                    target=target.model_dump(),
+                    data=facts.source.name,
+                    halves=("final",),
+                    scorer=suite.scorer,
+                    items=tuple(items),
+                    base=base,
+                    judges=tuple(judges),
+                    limit_s=_times(suite.budget.measure_minutes, 60),
+                    memory_mb=_times(suite.budget.memory_gb, 1024),
+                    label=f"{first.recipe} seed {first.seed}: compared in pairs",
+                    urgency=1,
+                )
+            )
+    return specs

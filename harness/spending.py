@@ -67,11 +67,15 @@ def _spent_by_trials(store: Store, suite: Suite, sweep: str, recipe: str, model:
         where,
     ).rows()[0][0]
     price = suite.measure.judge.cost_per_vote if suite.measure.judge else None
-    votes = store.query(f"SELECT count(*) FROM raw.judge_votes WHERE measurement IN ({linked})", where).rows()[0][0]
+    votes, paid = store.query(
+        "SELECT count(*) FILTER (WHERE cost IS NULL), coalesce(sum(cost), 0) FROM raw.judge_votes "
+        f"WHERE measurement IN ({linked})",
+        where,
+    ).rows()[0]
     return Spent(
         device_hours=(trained[0] + measured + failed) / 3600,
         tokens=int(trained[1]),
-        judge_cost=votes * (price or 0.0),
+        judge_cost=votes * (price or 0.0) + paid,
     )
 
 

@@ -19,10 +19,13 @@ from harness._budget import Budget, EarlyStopping
 from harness._measures import (
     Constraint,
     Direction,
+    Endpoint,
     Gold,
     Judge,
     Measure,
+    Pairwise,
     Profile,
+    Quality,
     Strict,
     Task,
     objective_problem,
@@ -45,10 +48,13 @@ __all__ = [
     "Constraint",
     "Direction",
     "EarlyStopping",
+    "Endpoint",
     "Gold",
     "Judge",
     "Measure",
+    "Pairwise",
     "Profile",
+    "Quality",
     "Setting",
     "Space",
     "Step",
@@ -156,8 +162,8 @@ class Suite(Strict):
         yield from self._target_problems(names)
         yield from self._judge_problems()
         judge = self.measure.judge
-        if self.budget.judge_cost is not None and (judge is None or judge.cost_per_vote is None):
-            wrong = "no vote has a price; set measure.judge.cost_per_vote in the same unit"
+        if self.budget.judge_cost is not None and (judge is None or not judge.priced):
+            wrong = "no vote has a price; set measure.judge.cost_per_vote, or an endpoint's prices, in the same unit"
             yield Problem(("budget", "judge_cost"), wrong)
         yield from self._stopping_problems()
         # An unread recipe has no steps; what is wrong with it is said once.
@@ -204,20 +210,27 @@ class Suite(Strict):
             yield Problem(("early_stopping", "documents"), wrong, on_key=True)
 
     def _judge_problems(self) -> Iterator[Problem]:
-        judge = self.measure.judge
-        if judge is None:
+        judging = self.measure.judge
+        if judging is None:
             return
-        path = ("measure", "judge", "model")
         known = ["self", "base", *self.recipes, *self.models, *BUNDLED_MODELS]
-        if judge.model not in known and "/" not in judge.model and not judge.model.startswith((".", "~")):
-            message = f"no recipe or model {quoted(judge.model)}{suggestion(judge.model, known)}"
-            yield Problem(path, f"{message}; a hub id is org/name, a folder here is ./name")
-        if judge.model in self._own and "eager" not in self.backends(judge.model):
-            yield Problem(path, f"{judge.model} is exported; a judge answers in torch: name the recipe it begins with")
-        searched = {"helpfulness", "harmlessness"} & {*self.objectives, *self.constraints}
-        if judge.model in self.recipes and searched:
-            message = f"{min(searched)} steers the tuning, so a recipe that is itself tuned cannot judge; use base"
-            yield Problem(path, message)
+        for index, judge in enumerate(judging.judges):
+            if isinstance(judge, Endpoint):
+                continue
+            path = ("measure", "judge", "panel", index) if judging.panel else ("measure", "judge", "model")
+            if judge not in known and "/" not in judge and not judge.startswith((".", "~")):
+                message = f"no recipe or model {quoted(judge)}{suggestion(judge, known)}"
+                yield Problem(path, f"{message}; a hub id is org/name, a folder here is ./name")
+            if judge in self._own and "eager" not in self.backends(judge):
+                yield Problem(path, f"{judge} is exported; a judge answers in torch: name the recipe it begins with")
+            searched = set(judging.aspects()) & {*self.objectives, *self.constraints}
+            if judge in self.recipes and searched:
+                message = f"{min(searched)} steers the tuning, so a recipe that is itself tuned cannot judge; use base"
+                yield Problem(path, message)
+        pairwise = judging.pairwise
+        if pairwise is not None and pairwise.against not in (against := ["base", *self._own]):
+            wrong = f"no recipe {quoted(pairwise.against)}{suggestion(pairwise.against, against)}"
+            yield Problem(("measure", "judge", "pairwise", "against"), wrong)
 
     @property
     def source(self) -> Path | None:

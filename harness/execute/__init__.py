@@ -6,6 +6,8 @@ from harness.execute._run import run_spec
 from harness.execute._spec import (
     Executor,
     Item,
+    ItemKind,
+    JudgeSpec,
     MeasureSpec,
     Progress,
     Resources,
@@ -18,6 +20,8 @@ from harness.execute._spec import (
 __all__ = [
     "Executor",
     "Item",
+    "ItemKind",
+    "JudgeSpec",
     "LocalExecutor",
     "MeasureSpec",
     "Progress",

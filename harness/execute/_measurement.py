@@ -8,9 +8,10 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.data import DataSource, load_training_set
-from harness.execute._spec import Item, MeasureSpec
+from harness.execute._spec import Item, JudgeSpec, MeasureSpec
 from harness.folders import Folders
 from harness.measure._placement import load_on
 from harness.measure._requests import Requests
@@ -20,8 +21,11 @@ from harness.provenance import environment
 from harness.rungs import MeasureRungs, judge_documents, judge_scores, split
 from harness.runtimes import holds_export, load_runtime
 from harness.store import Store
-from harness.suite import Task
+from harness.suite import Endpoint, Judge, Pairwise, Quality, Task
 from harness.targets import RUNTIMES, Target
+
+if TYPE_CHECKING:
+    from harness.measure.judge import Voter
 
 __all__ = ["run_measurements"]
 
@@ -57,6 +61,10 @@ def run_measurements(spec: MeasureSpec, results: Path, log: Log) -> None:
             work.gold(item)
         elif item.kind == "judge":
             work.judge(item)
+        elif item.kind == "judge_check":
+            work.judge_check(item)
+        elif item.kind == "pairs":
+            work.pairs(item)
         elif item.kind == "profile":
             work.profile(item)
 
@@ -105,7 +113,7 @@ class _Work:
         again = {"repeat": self.spec.repeat} if self.spec.repeat else {}
         measurement: Row = {
             "measurement": item.key,
-            "artifact": self.spec.artifact,
+            "artifact": item.artifact or self.spec.artifact,
             "target": json.dumps(self.target.numerics(), sort_keys=True),
             "kind": item.kind,
             "task": item.task,
@@ -207,6 +215,16 @@ class _Work:
         )
         self.save(item, "samples", rows, time.monotonic() - started, asked=told[0] if told else None)
 
+    def voter(self, judge: JudgeSpec) -> "Voter":
+        """A judge; what it says is kept by its content, whoever asks again."""
+        from harness.measure.judge import CachedVoter, EndpointVoter, LocalVoter, VoteCache
+
+        if judge.endpoint is None:
+            return LocalVoter(self.load(str(judge.model)), judge.name, judge.key)
+        votes = VoteCache(self.folders.votes)
+        endpoint = Endpoint.model_validate(judge.endpoint)
+        return CachedVoter(EndpointVoter(endpoint, judge.key, lambda: votes.cost(judge.key)), votes)
+
     def judge(self, item: Item) -> None:
         from harness.measure.judge import measure_judge
 
@@ -214,16 +232,36 @@ class _Work:
         told: list[Requests] = []
         rows = measure_judge(
             self.load(self.spec.model),
-            self.load(self.spec.judge or self.spec.model),
+            [self.voter(judge) for judge in self.spec.judges],
             self.source,
-            item.settings,
+            Judge.model_validate(item.settings),
             self.spec.halves,
             self.tick,
-            name=str(item.settings["model"]),
             repeat=self.spec.repeat,
             record=told.append,
         )
         self.save(item, "judge_votes", rows, time.monotonic() - started, asked=told[0] if told else None)
+
+    def judge_check(self, item: Item) -> None:
+        from harness.measure.judge import measure_quality
+
+        started = time.monotonic()
+        (judge,) = (one for one in self.spec.judges if one.name == item.settings["judge"])
+        quality = Quality.model_validate({k: v for k, v in item.settings.items() if k != "judge"})
+        rows = measure_quality(self.voter(judge), self.source, quality, self.tick)
+        self.save(item, "judge_checks", rows, time.monotonic() - started)
+
+    def pairs(self, item: Item) -> None:
+        from harness.measure.judge import measure_pairs
+
+        started = time.monotonic()
+        a, b = str(item.settings["a"]), str(item.settings["b"])
+        answers = self.store.query("SELECT * FROM raw.judge_votes WHERE measurement IN (?, ?)", [a, b])
+        of_a, of_b = ([row for row in answers.to_dicts() if row["measurement"] == key] for key in (a, b))
+        limit = Pairwise.model_validate({"limit": item.settings["limit"]}).limit
+        voters = [self.voter(judge) for judge in self.spec.judges]
+        rows = measure_pairs(of_a, of_b, voters, a, b, limit=limit, progress=self.tick)
+        self.save(item, "pair_votes", rows, time.monotonic() - started)
 
     def profile(self, item: Item) -> None:
         from harness.measure.profile import measure_profile

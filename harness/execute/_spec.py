@@ -12,6 +12,8 @@ from harness.targets import Target
 __all__ = [
     "Executor",
     "Item",
+    "ItemKind",
+    "JudgeSpec",
     "MeasureSpec",
     "Progress",
     "Resources",
@@ -20,6 +22,9 @@ __all__ = [
     "read_spec",
     "resources_of",
 ]
+
+
+ItemKind = Literal["task", "gold", "judge", "judge_check", "pairs", "profile"]
 
 
 class _Spec(BaseModel):
@@ -52,9 +57,19 @@ class Item(_Spec):
     """One measurement of a `MeasureSpec`: what is measured and the key it is stored under."""
 
     key: str
-    kind: Literal["task", "gold", "judge", "profile"]
+    kind: ItemKind
     task: str
     settings: dict[str, Any]
+    artifact: str | None = Field(default=None, description="what it is of, where that is not the spec's artifact")
+
+
+class JudgeSpec(_Spec):
+    """Who judges: a model by its reference, or the settings of an endpoint (`harness.suite.Endpoint`)."""
+
+    name: str
+    key: str = Field(description="what decides its votes")
+    model: str | None = None
+    endpoint: dict[str, Any] | None = None
 
 
 class MeasureSpec(_Spec):
@@ -71,7 +86,7 @@ class MeasureSpec(_Spec):
     items: tuple[Item, ...]
     reward: str | None = None
     base: str
-    judge: str | None = None
+    judges: tuple[JudgeSpec, ...] = ()
     repeat: int = Field(
         default=0, ge=0, description="number of the repeat, for the noise floor: other batches, other random numbers"
     )

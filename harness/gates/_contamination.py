@@ -17,6 +17,7 @@ from harness.gates._ngrams import COVERED, WORDS, NgramIndex
 from harness.gates._types import MATERIAL, Said, Unchecked
 from harness.method import find_method
 from harness.stats import interval, paired_difference
+from harness.suite import Judge
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -121,7 +122,8 @@ def _parts(evidence: Evidence, one: Asked) -> Mapping[str, Sequence[str]] | str:
         else:
             from harness.measure.judge import judge_prompts
 
-            texts = {p.document: [content for _, content in p.chat] for p in judge_prompts(source, given)}
+            prompts = judge_prompts(source, Judge.model_validate(dict(given)))
+            texts = {p.document: [*(t for _, t in p.chat), *filter(None, [p.follow_up])] for p in prompts}
     except UserError as error:
         return str(error)
     absent = [d for _, d in measured if d not in texts]

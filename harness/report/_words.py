@@ -302,6 +302,11 @@ def _basis(facts: Facts, objective: str | None) -> list[str]:
     sentences = [f"This rests on {listed(parts)}."] if parts else []
     if seeds and max(seeds) == 1:
         sentences.append("With one seed the intervals cannot hold the variation from training again.")
+    elif seeds and min(seeds) == 2:
+        sentences.append(
+            "With two seeds they are wider than they need be, since two trainings tell little of how trainings vary; a "
+            "third narrows them most."
+        )
     if "bundled" in facts.data.lower():
         sentences.append(
             "Benchmark figures come from small bundled sets in their formats, not the official benchmarks."

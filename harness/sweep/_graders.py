@@ -1,12 +1,13 @@
-"""The models that grade a run's model, made when first needed: the reward model of the proxy recipe, and the judge."""
+"""The models that grade a run's model, made when first needed: the reward model of the proxy recipe, and the judges."""
 
 import asyncio
 from collections.abc import Mapping
 
 from harness.data import Half
+from harness.execute import JudgeSpec
 from harness.history import owners
-from harness.proxy import given_judge, proxy_of
-from harness.resolve import Facts, Models, Run, Settings, chain, chain_ends
+from harness.proxy import given_judge, judge_of_recipe, proxy_of
+from harness.resolve import Facts, Models, Run, Settings, chain
 from harness.sweep._work import FailedRunError, Work
 
 __all__ = ["Chosen", "Graders"]
@@ -40,21 +41,26 @@ class Graders:
             await self._work.stage(spec)
         return specs[-1].key
 
-    async def judge(self, run: Run, models: Models, name: str) -> str:
-        """The model that rates the answers of this run's model: `name` is the suite's for it.
+    async def judges(self, run: Run, models: Models) -> tuple[JudgeSpec, ...]:
+        """Who rates the answers of this run's model.
 
         Raises:
-            FailedRunError: the judge is a recipe's, and cannot be had.
+            FailedRunError: a judge is a recipe's, and cannot be had.
         """
-        if (given := given_judge(self._suite, name, models)) is not None:
-            return given
+        judging = self._suite.measure.judge
+        found = []
+        for judge in judging.judges if judging else ():
+            given = given_judge(self._facts, judge, models)
+            found.append(given or await self._recipes(str(judge), run))
+        return tuple(found)
+
+    async def _recipes(self, name: str, run: Run) -> JudgeSpec:
         if (name, run.model) not in self._chosen:
             raise FailedRunError.because(f"the judge {name} is not run: no target here runs it")
         if await self._chosen[name, run.model] is None:
             raise FailedRunError.because(f"the judge {name} has no successful trial")
         settings = {o: c[1] for o in owners(self._suite, name) if (c := await self._chosen[o, run.model]) is not None}
-        judge = Run(name, run.model, self._suite.seeds[0], settings)
-        specs = chain(self._facts, judge)
-        for spec in specs:
+        made, judge = judge_of_recipe(self._facts, name, run.model, settings)
+        for spec in chain(self._facts, made):
             await self._work.stage(spec)
-        return chain_ends(self._facts, judge, specs).policy
+        return judge

@@ -20,7 +20,18 @@ from harness.history import history, next_batch, owners, past_trial
 from harness.objectives import kinds_of, values_of
 from harness.plan import Plan
 from harness.progress import Display
-from harness.resolve import ItemKind, Models, Run, Settings, chain, chain_ends, final_kinds, measure_specs
+from harness.resolve import (
+    Answered,
+    ItemKind,
+    Models,
+    Run,
+    Settings,
+    chain,
+    chain_ends,
+    final_kinds,
+    measure_specs,
+    pair_specs,
+)
 from harness.search import Past, best_trial
 from harness.spending import bound_before, bounded
 from harness.store import Store
@@ -90,6 +101,7 @@ class _Sweep:
         }
         self.rungs = Rungs(plan.facts, store, plan.sweep, display.note)
         self._graders = Graders(plan.facts, self._chosen, work)
+        self._answered: dict[str, list[Answered]] = {model: [] for model in self.suite.models}
 
     async def run(self) -> None:
         try:
@@ -98,17 +110,21 @@ class _Sweep:
                     group.create_task(self._cell(cell.recipe, cell.model))
                 for model in self.suite.models:
                     group.create_task(self._base(Run("base", model, self.suite.seeds[0], {})))
+            for model in self.suite.models:
+                await self._pairs(Run("base", model, self.suite.seeds[0], {}))
         finally:
             self.work.cancel()
 
     async def _base(self, run: Run) -> None:
-        if await self._final(run, 0) and self.suite.measure.noise_floor:
-            await self._again(run, 0)
+        async with asyncio.TaskGroup() as group:
+            again = group.create_task(self._again(run, 0)) if self.suite.measure.noise_floor else None
+            if not await self._final(run, 0) and again is not None:
+                again.cancel()
 
     async def _again(self, run: Run, trial: int) -> None:
         """Make the final measurements of a run's quality a second time, for the noise floor."""
         label = f"{run.recipe} seed {run.seed}: measuring again"
-        kinds = final_kinds(self.suite, run.seed) - {"profile"}
+        kinds = final_kinds(self.suite, run.seed) - {"profile", "judge_check"}
         try:
             models = await self._graded(run, "final", chain_ends(self.facts, run, chain(self.facts, run)), kinds)
             first, second = (
@@ -122,6 +138,27 @@ class _Sweep:
             # The run keeps its figures: what is missing is how much they would differ.
             self._fail(run, trial, error)
             self.failures.append(f"{run.recipe} on {run.model}: the noise floor is not known: {error.result.message}")
+
+    async def _pairs(self, base: Run) -> None:
+        """Compare the answers of the final runs from one base model in pairs."""
+        judging = self.suite.measure.judge
+        if judging is None or judging.pairwise is None:
+            return
+        try:
+            judges = await self._graders.judges(base, chain_ends(self.facts, base, []))
+            # Two models are under test, and neither is the other's judge.
+            others = [judge for judge in judges if judge.name != "self"]
+            specs = pair_specs(self.facts, base.model, self._answered[base.model], others)
+            # The answers are read from the store.
+            self.store.ingest()
+            outcomes = await asyncio.gather(*(self.work.measure(spec) for spec in specs), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+        except FailedRunError as error:
+            # The runs keep their figures: what is missing is how they compare in pairs.
+            self._fail(base, 0, error)
+            self.failures.append(f"comparisons in pairs on {base.model}: {error.result.message}")
 
     async def _cell(self, recipe: str, model: str) -> None:
         before: dict[str, Settings] = {}
@@ -208,7 +245,8 @@ class _Sweep:
             specs = chain(self.facts, run)
             models = chain_ends(self.facts, run, specs)
             await self._train(run, trial, self.rungs.of_training(run, trial, specs))
-            keys = await self._measure(run, trial, "tune", models, kinds_of([*suite.objectives, *suite.constraints]))
+            kinds = kinds_of([*suite.objectives, *suite.constraints])
+            keys, _ = await self._measure(run, trial, "tune", models, kinds)
             with self.store.newest(keys):
                 values = values_of(self.store, suite, run.recipe, keys)
         except FailedRunError as error:
@@ -237,10 +275,12 @@ class _Sweep:
             self.records.trial(run, trial, "final", "running")
         try:
             await self._train(run, trial, specs)
-            await self._measure(run, trial, "final", models, final_kinds(self.suite, run.seed))
+            _, judged = await self._measure(run, trial, "final", models, final_kinds(self.suite, run.seed))
         except FailedRunError as error:
             self._failed_trial(run, trial, "final", error, started)
             return False
+        if self.suite.measure.judge is not None:
+            self._answered[run.model].append(Answered(run.recipe, run.seed, models.artifact, judged[0]))
         if not done:
             seconds = time.monotonic() - started
             self.records.trial(run, trial, "final", "complete", models=models, seconds=seconds)
@@ -255,16 +295,15 @@ class _Sweep:
     async def _graded(self, run: Run, phase: Half, models: Models, kinds: frozenset[ItemKind]) -> Models:
         """The models of a run with those that grade it, made if need be."""
         reward = await self._graders.reward(run, phase) if "gold" in kinds else None
-        judging = self.suite.measure.judge if "judge" in kinds else None
-        judge = await self._graders.judge(run, models, judging.model) if judging else None
+        judges = await self._graders.judges(run, models) if kinds & {"judge", "judge_check"} else ()
         profiled = "profile" in kinds and self.suite.measure.profile is not None
         shape = self.work.shape(models.policy) if profiled else None
-        return replace(models, reward=reward, judge=judge, shape=shape)
+        return replace(models, reward=reward, judges=judges, shape=shape)
 
     async def _measure(
         self, run: Run, trial: int, phase: Half, models: Models, kinds: frozenset[ItemKind]
-    ) -> list[str]:
-        """Measure a run's models; the keys of its measurements."""
+    ) -> tuple[list[str], list[str]]:
+        """Measure a run's models; the keys of its measurements, and of those by the judge, the quality target's first."""
         label = f"{run.recipe} seed {run.seed}: measuring"
         models = await self._graded(run, phase, models, kinds)
         specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
@@ -277,7 +316,8 @@ class _Sweep:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return [item.key for _, spec in ended for item in spec.items]
+        items = [item for _, spec in ended for item in spec.items]
+        return [item.key for item in items], [item.key for item in items if item.kind == "judge"]
 
     def _failed_trial(self, run: Run, trial: int, phase: Half, error: FailedRunError, started: float) -> None:
         self._fail(run, trial, error)
