@@ -16,6 +16,7 @@ from harness.keys import content_key
 from harness.measure._again import halves_of, pass_tokens
 from harness.measure._requests import Requests
 from harness.measure.judge._answers import answer_turns
+from harness.measure.judge._reading import text_of_chat
 from harness.measure.judge._sets import judge_prompts
 from harness.measure.judge._templates import TEMPLATE_VERSION
 from harness.measure.judge._types import UNPARSED, AspectName, JudgePrompt, Progress, Question, Verdict, Voter
@@ -85,24 +86,21 @@ def measure_judge(
     prompts = [p for p in judge_prompts(source, judge) if p.half in halves]
     if not prompts:
         raise UserError(f"judge: no prompt within the limit is in the half {', '.join(halves)}; raise the limit")
-    answered = list({(p.chat, p.follow_up): p for p in prompts}.values())
-    wanted = sum(1 + (p.follow_up is not None) for p in answered)
-    total = wanted + len(voters) * sum(
-        1 + (aspect == "multi_turn" and p.follow_up is not None) for p, aspect in _distinct(prompts)
-    )
+    wanted = sum(1 + (p.follow_up is not None) for p in prompts)
+    total = wanted + len(voters) * sum(_turns(p, aspect) for p in prompts for aspect in p.aspects)
     counts = Requests()
-    answers: dict[tuple[object, ...], tuple[str, ...]] = {}
+    answers: list[tuple[JudgePrompt, tuple[str, ...]]] = []
     done = 0
 
     def told(now: int, _: int) -> None:
         progress(done + now, total)
 
-    for part in halves_of(answered, repeat):
+    for part in halves_of(prompts, repeat):
         tokens = pass_tokens(loaded.model, repeat)
         found = answer_turns(loaded, part, judge.max_new_tokens, told, tokens=tokens, counts=counts)
-        answers.update(((p.chat, p.follow_up), turns) for p, turns in zip(part, found, strict=True))
+        answers += zip(part, found, strict=True)
         done += sum(map(len, found))
-    rated = [one for p, aspect in _distinct(prompts) for one in _rated(p, aspect, answers[p.chat, p.follow_up])]
+    rated = [one for prompt, turns in answers for aspect in prompt.aspects for one in _rated(prompt, aspect, turns)]
     votes: list[Row] = []
     for voter in voters:
         for some in halves_of(rated, repeat):
@@ -115,29 +113,25 @@ def measure_judge(
     return votes
 
 
-def _distinct(prompts: Sequence[JudgePrompt]) -> list[tuple[JudgePrompt, AspectName]]:
-    # A prompt that stands in two sets is judged once for an aspect.
-    return [
-        (p, aspect) for (_, aspect), p in {(p.document, a): p for p in reversed(prompts) for a in p.aspects}.items()
-    ]
+def _turns(prompt: JudgePrompt, aspect: AspectName) -> int:
+    """Of its answers, how many are judged for the aspect."""
+    return 2 if aspect == "multi_turn" and prompt.follow_up is not None else 1
 
 
 def _rated(prompt: JudgePrompt, aspect: AspectName, answers: tuple[str, ...]) -> list[_Rated]:
     if aspect != "multi_turn":
-        texts = {"prompt": prompt.text, "response": answers[0]}
-        return [_Rated(prompt, aspect, None, prompt.text, answers[0], Question(aspect, texts))]
+        question = Question(aspect, {"prompt": prompt.text, "response": answers[0]})
+        return [_Rated(prompt, aspect, None, prompt.text, answers[0], question)]
     rated = []
-    earlier = ""
-    said = [prompt.text, *([] if prompt.follow_up is None else [prompt.follow_up])]
-    for turn, (asked, answer) in enumerate(zip(said, answers, strict=True), start=1):
-        texts = {"history": earlier, "prompt": asked, "response": answer}
-        reference = prompt.references[turn - 1] if len(prompt.references) >= turn else ""
-        if reference:
-            question = Question("multi_turn_reference", {**texts, "reference": reference})
-        else:
-            question = Question("multi_turn", texts)
-        rated.append(_Rated(prompt, aspect, turn if len(said) > 1 else None, asked, answer, question))
-        earlier = f"User: {asked}\n\nAssistant: {answer}"
+    history = ""
+    for index in range(_turns(prompt, aspect)):
+        said = prompt.text if index == 0 else prompt.follow_up or ""
+        texts = {"history": history, "prompt": said, "response": answers[index]}
+        question = Question("multi_turn", texts)
+        if index < len(prompt.references):
+            question = Question("multi_turn_reference", {**texts, "reference": prompt.references[index]})
+        rated.append(_Rated(prompt, aspect, index + 1, said, answers[index], question))
+        history = text_of_chat((("user", said), ("assistant", answers[index])))
     return rated
 
 
