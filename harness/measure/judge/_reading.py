@@ -72,33 +72,39 @@ def each_row(rows: Sequence[Row], name: str, read: Callable[[Row], _T | None]) -
     return found
 
 
-def text_in(row: Row, *columns: str) -> str:
+def text_in(row: Row, *columns: str, blank: bool = False) -> str:
     """The text in the first of these columns that the row has.
+
+    Args:
+        blank: whether it may be.
 
     Raises:
         ValueError: it has none of them, or what is there is no text, blank, or too long.
     """
-    column = next((c for c in columns if c in row), None)
-    if column is None:
-        raise ValueError(f"expected a column {' or '.join(columns)}, got {', '.join(map(str, row)) or 'none'}")
-    return _sound(row[column], column)
+    column = _column(row, columns)
+    return _sound(row[column], column, blank=blank)
 
 
 def texts_in(row: Row, *columns: str) -> tuple[str, ...]:
     """The list of texts in the first of these columns that the row has; see `text_in`."""
-    column = next((c for c in columns if c in row), None)
-    if column is None:
-        raise ValueError(f"expected a column {' or '.join(columns)}, got {', '.join(map(str, row)) or 'none'}")
+    column = _column(row, columns)
     value = row[column]
     if not isinstance(value, list):
         raise ValueError(f"{column} is no list of texts")
     return tuple(_sound(text, column) for text in value)
 
 
-def _sound(value: object, column: str) -> str:
+def _column(row: Row, columns: Sequence[str]) -> str:
+    for column in columns:
+        if column in row:
+            return column
+    raise ValueError(f"expected a column {' or '.join(columns)}, got {', '.join(map(str, row)) or 'none'}")
+
+
+def _sound(value: object, column: str, *, blank: bool = False) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{column} is {'empty' if value is None else 'no text'}; expected a text")
-    if not value.strip():
+    if not blank and not value.strip():
         raise ValueError(f"{column} is blank; expected a text")
     if len(value) > _LONGEST:
         raise ValueError(f"{column} has {len(value):,} characters; expected {_LONGEST:,} at most")
