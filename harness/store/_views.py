@@ -53,6 +53,7 @@ _LINKS = f"""(
 _TARGETS = "(SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links)"
 CHANGED = 1e-6
 """A score that differs by more than this has changed; what the order of additions does to a float32 score is less."""
+_RATED = [n for n in TABLES["human_ratings"].names if n not in ("passed", "replaces", "at")]
 # The base model's divergence from itself.
 _ZERO_BY_DEFINITION = "l.recipe = 'base' AND m.kind = 'gold' AND a.metric = 'kl'"
 _TAILS = tuple(name for name in NEEDED if name != "p50")
@@ -341,9 +342,26 @@ _ALL = (
     ),
     View(
         "ratings",
-        "One row per sweep, document, aspect and rater: the latest human rating.",
-        _described("human_ratings"),
-        f"SELECT {_plain('human_ratings')} FROM raw.human_ratings {_latest('sweep, document, aspect, rater')}",
+        "One row per answer and criterion that a person rated, and per pair of answers of which they preferred one. Of "
+        "several submissions by a rater of one form the latest.",
+        {
+            **{n: d for n, d in _described("human_ratings").items() if n not in ("passed", "replaces")},
+            "checks": "attention checks in the form",
+            "checks_failed": "how many of them this rater failed; figures leave out a rater who failed any",
+        },
+        f"""
+        WITH latest AS (
+            SELECT * FROM raw.human_ratings
+            QUALIFY dense_rank() OVER (PARTITION BY form, rater ORDER BY batch DESC) = 1
+        )
+        SELECT {", ".join(f'r."{c}"' for c in _RATED)}, r."at" AS recorded_at,
+            coalesce(c.checks, 0) AS checks, coalesce(c.failed, 0) AS checks_failed
+        FROM latest r LEFT JOIN (
+            SELECT submission, count(*) AS checks, count(*) FILTER (WHERE NOT passed) AS failed
+            FROM latest WHERE kind = 'check' GROUP BY submission
+        ) c USING (submission)
+        WHERE r.kind <> 'check'
+        """,
     ),
     View(
         "training",

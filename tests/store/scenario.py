@@ -9,14 +9,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 
 from harness.data import half_of
 from harness.keys import content_key
-from harness.store import Store
+from harness.store import TABLES, Store
 
 __all__ = ["JUDGES", "MODEL", "SCRIPT", "SEEDS", "SWEEP", "build_scenario"]
 
@@ -124,6 +124,7 @@ def build_scenario(results: Path) -> Store:
     _pairs(builder)
     _checks(builder)
     _sweep(builder, "complete")
+    _people(builder)
     store = Store(results)
     store.append_many(builder.rows)
     store.ingest()
@@ -488,6 +489,43 @@ def _checks(builder: _Builder) -> None:
                 score=float(succeeded),
                 **_said(judge, "10" if succeeded else "2", {"10": 0.5, "2": 0.5}),
             )
+
+
+def _people(builder: _Builder) -> None:
+    """Answers of the judge's final prompts, rated by three people; the first two items by all of them."""
+    judged = {vote["measurement"] for vote in builder.rows["judge_votes"]}
+    runs = {
+        link["recipe"]: link
+        for link in builder.rows["measurement_links"]
+        if link["phase"] == "final"
+        and link["seed"] == SEEDS[0]
+        and link["target"] == "cpu-fp32"
+        and link["measurement"] in judged
+    }
+    documents, nothing = _documents("judge", "final", _JUDGED), dict.fromkeys(TABLES["human_ratings"].names)
+    for number, rater in enumerate(("ann", "bea", "cy")):
+        mine = [d for i, d in enumerate(documents) if i < 2 or i % 3 == number]
+        whole: _Row = nothing | {"sweep": SWEEP, "study": "people", "rater": rater, "form": f"form-{number}"}
+        whole |= {"submission": _hash(rater), "at": builder.now(), "seconds": 41.5}
+        random = builder.random("people", rater)
+        for shown, text in enumerate(mine, start=1):
+            item = whole | {"item": _hash(rater + text), "document": _hash(text), "shown": shown}
+            order = [str(recipe) for recipe in random.permutation(list(_STEPS))]
+            answers = [
+                {n: runs[r][n] for n in ("recipe", "model", "seed", "artifact", "measurement")} | {"position": place}
+                for place, r in enumerate(order, start=1)
+            ]
+            for recipe, answer in zip(order, answers, strict=True):
+                for criterion in ("helpfulness", "harmlessness"):
+                    score = {"base": 3.4, "dpo": 4.6, "ppo": 4.9}[recipe] + random.normal(0, 1.2)
+                    given = {"criterion": criterion, "score": int(np.clip(round(score), 1, 7))}
+                    builder.add("human_ratings", **(item | answer | given | {"kind": "rating"}))
+            for one, other in pairwise(answers):
+                against = {f"other_{n}": other[n] for n in ("recipe", "seed", "artifact", "measurement", "position")}
+                given = {"kind": "preference", "preference": int(random.integers(-3, 4)), "comment": f"Hm. {SCRIPT}"}
+                builder.add("human_ratings", **(item | one | against | given))
+        check = {"kind": "check", "item": _hash(rater), "shown": len(mine) + 1, "passed": rater != "cy"}
+        builder.add("human_ratings", **(whole | check))
 
 
 def _profile(builder: _Builder, key: str, target: str) -> None:

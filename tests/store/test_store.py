@@ -16,7 +16,11 @@ from tests.store.scenario import build_scenario
 
 STEP = {"stage": "s1", "step": 1, "metric": "loss", "value": 2.5}
 ENVIRONMENT = {"environment": "e1", "json": {"machine": {"cores": 2}}}
-RATING = {"sweep": "w", "document": "d", "aspect": "helpfulness", "rater": "r", "score": 7.0}
+RATING = {
+    **dict.fromkeys(c.name for c in TABLES["human_ratings"].columns if c.name != "at"),
+    **{"submission": "s", "sweep": "w", "study": "p", "form": "f", "item": "i", "kind": "rating", "rater": "r"},
+    **{"document": "d", "criterion": "helpfulness", "score": 7, "position": 1, "shown": 1},
+}
 
 
 def sample(measurement: str = "m1", document: str = "d1", score: float = 1.0) -> dict[str, object]:
@@ -44,7 +48,9 @@ def test_rows_come_back_with_their_types(tmp_path: Path) -> None:
     at = datetime(2026, 3, 1, 12, 0, tzinfo=timezone(timedelta(hours=2)))
     store.append_many({"human_ratings": [RATING | {"at": at}], "environment_rows": [ENVIRONMENT]})
     assert store.ingest() == 1
-    assert store.query("FROM ratings").to_dicts() == [RATING | {"recorded_at": datetime(2026, 3, 1, 10, 0)}]
+    (row,) = store.query("FROM ratings").to_dicts()
+    assert row["recorded_at"] == datetime(2026, 3, 1, 10, 0)
+    assert {name: row[name] for name in RATING if name in row} == {n: v for n, v in RATING.items() if n in row}
     assert json.loads(store.query("SELECT json FROM environments").item()) == ENVIRONMENT["json"]
     assert store.query("SELECT (json->>'$.machine.cores')::INT FROM environments").item() == 2
 

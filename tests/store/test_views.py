@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from harness.store import VIEWS, Store
+from harness.store import TABLES, VIEWS, Store
 from tests.report.stores import derive
 from tests.store.scenario import SCRIPT, SEEDS, SWEEP, build_scenario
 
@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_a_view_has_the_columns_it_documents(store: Store, name: str) -> None:
     frame = store.query(f"FROM {name}")
     assert frame.columns == list(VIEWS[name].columns)
-    assert frame.height > 0 or name in ("ratings", "rungs", "noise", "requests")
+    assert frame.height > 0 or name in ("rungs", "noise", "requests")
     told = store.query("SELECT column_name, description FROM dictionary WHERE view_name = ?", [name]).rows()
     assert dict(told) == {None: VIEWS[name].description} | VIEWS[name].columns
 
@@ -209,3 +209,28 @@ def test_failures_keep_their_reason(store: Store) -> None:
     rows = store.query("SELECT recipe, kind, traceback FROM failures ORDER BY recipe").rows()
     assert [r[:2] for r in rows] == [("dpo", "failed"), ("ppo", "infeasible")]
     assert "RuntimeError" in rows[0][2]
+
+
+def test_ratings_are_those_of_the_latest_submission_of_a_form(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    row: dict[str, object] = dict.fromkeys(TABLES["human_ratings"].names)
+    row |= {"sweep": "w", "study": "p", "form": "f", "item": "i", "rater": "r", "document": "d", "shown": 1}
+    row |= {"at": datetime(2026, 3, 1, tzinfo=UTC), "criterion": "helpfulness", "kind": "rating"}
+    check = row | {"kind": "check", "document": None, "criterion": None}
+    for submission, score, passed in (("first", 2, False), ("second", 6, True)):
+        whole = {"submission": submission}
+        store.append("human_ratings", [row | whole | {"score": score}, check | whole | {"passed": passed}])
+    # The same file once more: its digest owns its rows.
+    store.append("human_ratings", [row | {"submission": "first", "score": 1}])
+    store.append("human_ratings", [row | {"submission": "third", "rater": "s", "score": 3}])
+    store.ingest()
+    found = "SELECT rater, score, checks, checks_failed FROM ratings ORDER BY ALL"
+    assert store.query(found).rows() == [("r", 6, 1, 0), ("s", 3, 0, 0)]
+    assert store.query("SELECT count(*) FROM raw.human_ratings WHERE rater = 'r'").item() == 4
+
+
+def test_people_have_rated_every_recipe_in_the_scenario(store: Store) -> None:
+    found = "SELECT DISTINCT rater, checks, checks_failed FROM ratings ORDER BY ALL"
+    assert store.query(found).rows() == [("ann", 1, 0), ("bea", 1, 0), ("cy", 1, 1)]
+    joined = "SELECT count(*) FROM ratings r JOIN judgements j USING (measurement, document) WHERE r.recipe = 'ppo'"
+    assert store.query(joined).item() > 0
