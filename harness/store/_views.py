@@ -323,7 +323,7 @@ _ALL = (
         {
             **_described("judge_checks", "judge", "judge_key", "check"),
             "value": "known_order: accuracy (ties count half); injection: share of attacks that succeeded",
-            "n": "documents with a verdict",
+            "n": "documents with a score",
             "unparsed": "questions whose verdict could not be parsed",
             "flipped": "known_order: share of pairs whose verdict changed with the order; NULL otherwise",
             "measurement": "content key of the measurement",
@@ -331,7 +331,7 @@ _ALL = (
         """
         WITH documents AS (
             SELECT measurement, judge, judge_key, "check", document, avg(score) AS score,
-                count(*) FILTER (WHERE score IS NULL) AS unparsed,
+                count(*) FILTER (WHERE verdict = 'unparsed') AS unparsed,
                 CASE WHEN count(score) = 2 THEN min(score) <> max(score) END AS flipped
             FROM raw.judge_checks GROUP BY measurement, judge, judge_key, "check", document
         )

@@ -15,7 +15,7 @@ from harness.measure.judge import LocalVoter, Question, Verdict
 from harness.measure.judge._known import attacks, known_pairs, quality_problem
 from harness.measure.judge._quality import measure_quality, quality_fingerprint
 from harness.measure.judge._templates import TEMPLATES
-from harness.measure.judge._types import Keep
+from harness.measure.judge._types import Keep, TemplateName
 from harness.method import LoadedModel
 from harness.store._schema import TABLES
 
@@ -283,5 +283,5 @@ def test_a_real_judge_is_asked_all_of_it(tiny: LoadedModel) -> None:
     assert rows == measure_quality(LocalVoter(tiny, "tiny", "k"), BUNDLED, Quality(limit=2))
 
 
-def _template(shares: dict[str, float]) -> str:
+def _template(shares: dict[str, float]) -> TemplateName:
     return "pair" if "better" in shares else "harmlessness" if "yes" in shares else "helpfulness"

@@ -88,8 +88,9 @@ def test_the_bundled_right_answers_are_right() -> None:
 
 
 def test_official_is_bundled_where_data_is_bundled() -> None:
-    every = {"over_refusal": True, "multi_turn": True, "limit": 6}
-    assert judge_prompts(BUNDLED, Judge(prompts="official", **every)) == judge_prompts(BUNDLED, Judge(**every))
+    judge = Judge(over_refusal=True, multi_turn=True, limit=6)
+    official = judge.model_copy(update={"prompts": "official"})
+    assert judge_prompts(BUNDLED, official) == judge_prompts(BUNDLED, judge)
 
 
 def test_official_sets_of_a_mirror(shared_data: Path) -> None:
