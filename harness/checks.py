@@ -87,12 +87,15 @@ def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
         place = suite.place(*where, index) if judging.panel else suite.place(*where)
         if isinstance(judge, Endpoint):
             problem = endpoint_problem(judge)
+        elif judge in judge_models(suite) and (wrong := model_problem(judge)):
+            problem = f"{judge!r}: {wrong}"
         else:
-            problem = model_problem(judge) if judge in judge_models(suite) else None
+            problem = None
         if problem:
-            yield f"{place}: {'.'.join(where)}: {judge if isinstance(judge, str) else judge.label!r}: {problem}"
-    for problem in prompt_problems(judging, source):
-        yield f"{suite.place('measure', 'judge', 'prompts')}: measure.judge.prompts: {problem}"
+            yield f"{place}: {'.'.join(where)}: {problem}"
+    for path, wrong in prompt_problems(judging, source):
+        path = ("measure", "judge", *path)
+        yield f"{suite.place(*path)}: {'.'.join(path)}: {wrong}"
 
 
 def sound_model(suite: Suite, name: str) -> Path:
