@@ -16,7 +16,35 @@ from pathlib import Path
 
 import pytest
 
+# The files that take longest, longest first: with two at work, one that begins last would leave the other idle.
+LONG = (
+    "test_kills.py",
+    "test_sweep.py",
+    "trackers/test_live.py",
+    "test_early_stopping.py",
+    "measure/test_profile.py",
+    "execute/test_ray.py",
+    "test_failures.py",
+    "test_resume.py",
+    "test_retry.py",
+    "test_faults.py",
+    "trackers/test_optuna.py",
+    "execute/test_local.py",
+    "test_skip_unavailable.py",
+)
+
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files go out as collected, not those with most tests first (pytest-xdist's `--loadscope-reorder`)."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files named in `LONG` first; the order within a file stays."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,15 @@
 """Sweeps in the process of the test: the real loop, methods and measures, without the start of workers."""
 
 import asyncio
+import contextlib
 import io
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
+from harness.cli import main
 from harness.execute import MeasureSpec, Progress, Result, StageSpec, run_spec
 from harness.outlook import look_ahead
 from harness.plan import Plan, gather_facts, make_plan
@@ -15,7 +18,7 @@ from harness.store import Store
 from harness.suite import load_suite
 from harness.sweep import Outcome, run_sweep
 
-__all__ = ["InProcess", "planned", "swept"]
+__all__ = ["InProcess", "commanded", "planned", "swept"]
 
 
 class InProcess:
@@ -45,3 +48,11 @@ def planned(suite: Path, results: Path, *overrides: str) -> Plan:
 def swept(plan: Plan, results: Path) -> Outcome:
     """Run the plan to its end."""
     return asyncio.run(run_sweep(plan, results, InProcess(results), Display(Console(file=io.StringIO()))))
+
+
+def commanded(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command, run here, where its imports are there already: its exit code and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    return subprocess.CompletedProcess(["harness", *arguments], code, out.getvalue(), err.getvalue())

@@ -12,6 +12,7 @@ import pytest
 from harness.spending import Spent, bound_reached
 from harness.store import Store
 from harness.suite import Budget, load_suite
+from tests.in_process import commanded
 from tests.test_cli import ROOT
 
 METHOD = """
@@ -48,15 +49,16 @@ class _Bench:
         (folder / "fragile.py").write_text(METHOD.format(switch=str(self.switch)))
         self.environment = {**os.environ, "PYTHONPATH": str(folder)}
 
-    def harness(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "harness.cli", *arguments]
+    @property
+    def sweep(self) -> list[str]:
+        places = ["--results", str(self.results), "--reports", str(self.results / "reports"), "--workers", "1"]
+        return ["sweep", str(self.suite), *places]
+
+    def run(self) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "harness.cli", *self.sweep]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300, env=self.environment
         )
-
-    def sweep(self) -> "subprocess.CompletedProcess[str]":
-        places = ["--results", str(self.results), "--reports", str(self.results / "reports")]
-        return self.harness("sweep", str(self.suite), *places)
 
     def rows(self, sql: str) -> list[Any]:
         store = Store(self.results)
@@ -69,7 +71,7 @@ def bench(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[_Bench, "subprocess.CompletedProcess[str]"]:
     found = _Bench(tmp_path_factory.mktemp("holes"), tiny_model)
-    return found, found.sweep()
+    return found, found.run()
 
 
 def test_a_failure_is_data_and_the_others_go_on(bench: tuple[_Bench, "subprocess.CompletedProcess[str]"]) -> None:
@@ -105,30 +107,33 @@ def test_a_bound_ends_the_tuning_cleanly_and_says_what_was_left(
 
 
 def test_a_failure_stays_until_it_is_run_again_alone_or_retried(
-    bench: tuple[_Bench, "subprocess.CompletedProcess[str]"],
+    bench: tuple[_Bench, "subprocess.CompletedProcess[str]"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, _ = bench
+    monkeypatch.setenv("PYTHONPATH", found.environment["PYTHONPATH"])
+    monkeypatch.syspath_prepend(found.environment["PYTHONPATH"])
+    monkeypatch.delitem(sys.modules, "fragile", raising=False)
     before = found.rows("SELECT count(*) FROM failures"), found.rows("SELECT count(*) FROM raw.trial_events")
-    again = found.sweep()
+    again = commanded(*found.sweep)
     assert again.returncode == 1
     assert "Nothing was left to compute." in again.stdout
     assert "the switch is off" in again.stderr
     assert (found.rows("SELECT count(*) FROM failures"), found.rows("SELECT count(*) FROM raw.trial_events")) == before
     command = shlex.split(found.rows("SELECT command FROM failures WHERE recipe = 'fragile'")[0][0])
     assert command[:2] == ["harness", "run-stage"]
-    alone = found.harness(*command[1:])
+    alone = commanded(*command[1:])
     assert alone.returncode == 1
     assert "RuntimeError: the switch is off" in alone.stderr
     assert "fragile.py" in alone.stderr
     found.switch.touch()
-    alone = found.harness(*command[1:])
+    alone = commanded(*command[1:])
     assert alone.returncode == 0, alone.stderr
     assert "Complete in" in alone.stdout
-    unknown = found.harness("run-stage", "nothing", "--results", str(found.results))
+    unknown = commanded("run-stage", "nothing", "--results", str(found.results))
     assert unknown.returncode == 2
     assert command[2] in unknown.stderr
-    places = ["--results", str(found.results), "--reports", str(found.results)]
-    retried = found.harness("retry", str(found.suite), "--recipe", "fragile", *places)
+    places = ["--results", str(found.results), "--reports", str(found.results), "--workers", "1"]
+    retried = commanded("retry", str(found.suite), "--recipe", "fragile", *places)
     assert "harness: again: fragile" in retried.stderr
     assert retried.returncode == 1  # for what else has no result
     assert "fragile" not in retried.stderr.split("harness: failed", 1)[-1]

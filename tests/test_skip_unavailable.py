@@ -1,8 +1,6 @@
 """Targets that this machine lacks: refused with their place, or left out with --skip-unavailable, and said so."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,7 @@ from harness.cli import main
 from harness.plan import gather_facts, make_plan
 from harness.store import Store
 from harness.suite import load_suite
-
-ROOT = Path(__file__).parent.parent
+from tests.in_process import commanded
 
 SUITE = """name: grid
 models: [{model}]
@@ -72,8 +69,7 @@ def test_a_plan_says_what_is_skipped(suite_file: Path, tmp_path: Path, capsys: p
 def test_the_rest_is_done_and_the_gap_is_stored(suite_file: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     places = ["--results", str(results), "--reports", str(tmp_path / "reports")]
-    command = [sys.executable, "-m", "harness.cli", "sweep", str(suite_file), "--skip-unavailable", *places]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
+    done = commanded("sweep", str(suite_file), "--skip-unavailable", "--workers", "1", *places)
     assert done.returncode == 0, done.stderr
     assert "skipped: target far: " in done.stderr
     store = Store(results)

@@ -14,6 +14,8 @@ import pytest
 
 from harness.store import Store
 from harness.suite import load_suite
+from tests.in_process import commanded, planned
+from tests.in_process import swept as in_process
 
 ROOT = Path(__file__).parent.parent
 
@@ -132,27 +134,29 @@ def test_every_model_is_scored_by_the_reward_model_and_base_has_no_kl(
 def test_again_recomputes_nothing(swept: tuple[Path, "subprocess.CompletedProcess[str]"], suite_file: Path) -> None:
     results, _ = swept
     before = _rows(results, TRIALS), _rows(results, SCORES), _rows(results, "SELECT count(*) FROM stages")
-    planned = _run(suite_file, results, "--dry-run")
-    assert re.search(r"^stages after sharing +10 *$", planned.stdout, re.MULTILINE)
-    assert re.search(r"^cached already +10 *$", planned.stdout, re.MULTILINE)
-    assert re.search(r"^measurements +(\d+) of \1 cached *$", planned.stdout, re.MULTILINE)
-    done = _run(suite_file, results)
+    command = _command(suite_file, results)[3:]
+    shown = commanded(*command, "--dry-run")
+    assert re.search(r"^stages after sharing +10 *$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^cached already +10 *$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^measurements +(\d+) of \1 cached *$", shown.stdout, re.MULTILINE)
+    done = commanded(*command)
     assert done.returncode == 0, done.stderr
     assert "Nothing was left to compute." in done.stdout
     assert (_rows(results, TRIALS), _rows(results, SCORES), _rows(results, "SELECT count(*) FROM stages")) == before
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "interrupted"])
+@pytest.mark.parametrize(
+    ("sign", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 1)], ids=["terminated", "interrupted"]
+)
 def test_a_stopped_sweep_ends_within_seconds_and_says_how_to_go_on(
-    suite_file: Path, tmp_path: Path, sign: signal.Signals
+    suite_file: Path, tmp_path: Path, sign: signal.Signals, workers: int
 ) -> None:
-    child = subprocess.Popen(
-        _command(suite_file, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    command = _command(suite_file, tmp_path, "--workers", str(workers))
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "artifacts").glob("*/stage.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    workers = psutil.Process(child.pid).children(recursive=True)
+    below = psutil.Process(child.pid).children(recursive=True)
     started = time.monotonic()
     child.send_signal(sign)
     _, said = child.communicate(timeout=30)
@@ -160,8 +164,8 @@ def test_a_stopped_sweep_ends_within_seconds_and_says_how_to_go_on(
     assert child.returncode == 130, said
     assert f"the same command goes on: harness sweep {suite_file}" in said
     assert _rows(tmp_path, "SELECT state FROM suites") == [("interrupted",)]
-    assert workers
-    assert not [w for w in workers if w.is_running()]
+    assert len(below) >= workers
+    assert not [process for process in below if process.is_running()]
 
 
 OFFICIAL = """
@@ -183,8 +187,8 @@ budget: {{trials_per_cell: 1}}
 def test_the_same_suite_runs_the_official_documents(tiny_model: Path, tmp_path: Path, shared_data: Path) -> None:
     suite = tmp_path / "official.yaml"
     suite.write_text(OFFICIAL.format(model=tiny_model))
-    done = _run(suite, tmp_path / "results", "--data", str(shared_data))
-    assert done.returncode == 0, done.stderr
+    plan = planned(suite, tmp_path / "results", f"data={json.dumps(str(shared_data))}")
+    assert in_process(plan, tmp_path / "results").failures == []
     rows = _rows(tmp_path / "results", "SELECT DISTINCT task, data FROM scores WHERE recipe = 'base' ORDER BY ALL")
     assert [task for task, _ in rows] == ["gsm8k", "hellaswag", "mmlu_anatomy", "truthfulqa_mc2"]
     assert {data for _, data in rows} == {"mirror data"}
@@ -197,14 +201,8 @@ def test_the_same_suite_runs_the_official_documents(tiny_model: Path, tmp_path: 
 
 
 def test_the_demo_suite_is_planned_on_the_official_documents(shared_data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "harness.cli", "plan", "suites/dpo_vs_ppo.yaml"]
-    done = subprocess.run(
-        [*command, "--data", str(shared_data), "--results", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    suite = str(ROOT / "suites" / "dpo_vs_ppo.yaml")
+    done = commanded("plan", suite, "--data", str(shared_data), "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "mirror data" in done.stdout
     assert "unknown" in done.stdout
@@ -219,8 +217,8 @@ def test_latency_can_be_an_objective(tiny_model: Path, tmp_path: Path) -> None:
         "measure: {profile: {prompt_tokens: 8, new_tokens: 2, batch_sizes: [2], repeats: 2, warmup: 0}}\n"
         "objectives: {latency_ms: minimize, weight_mb: minimize}\n"
     )
-    done = _run(suite, tmp_path / "results")
-    assert done.returncode == 0, done.stderr
+    results = tmp_path / "results"
+    assert in_process(planned(suite, results), results).failures == []
     objectives = _rows(tmp_path / "results", "SELECT objectives FROM trials WHERE phase = 'tune'")[0][0]
     assert set(json.loads(objectives)) == {"latency_ms", "weight_mb"}
     assert all(value > 0 for value in json.loads(objectives).values())

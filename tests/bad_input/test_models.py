@@ -211,9 +211,11 @@ def test_pickled_weights_are_refused_wherever_a_model_is_named(
     assert not (model.parent / "pickle-ran").exists()
 
 
-def test_a_judge_with_broken_weights_is_found_before_the_training(refused: Refused, model: Path) -> None:
+def test_a_judge_with_broken_weights_is_found_before_the_training(
+    refused: Refused, model: Path, tiny_model: Path
+) -> None:
     _nan(model)
-    assert "NaN" in refused(suite_text(measure=f"{{judge: {{model: {model}}}}}"))
+    assert "NaN" in refused(suite_text(models=f"[{tiny_model}]", measure=f"{{judge: {{model: {model}}}}}"))
 
 
 @pytest.mark.parametrize("head", ["causal", "reward"])
