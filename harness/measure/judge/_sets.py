@@ -44,6 +44,10 @@ def judge_prompts(source: DataSource, judge: Judge) -> list[JudgePrompt]:
                 whole = (name, aspect == "multi_turn")
                 read[whole] = read.get(whole) or _all(source, *whole)
                 fitting = _distinct([p for p in read[whole] if _fits(p, aspect)])
+                if not fitting:
+                    raise UserError(
+                        f"measure.judge.prompts: {name} has no row for {aspect}; complete it, or name another"
+                    )
                 # Where the set has no categories, the halves of the documents come in turn.
                 chosen = stable_order(fitting, lambda p: f"{p.text}\n\n{p.follow_up}", lambda p: p.category or p.half)
             for prompt in chosen[: judge.limit]:

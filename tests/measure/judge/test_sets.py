@@ -251,6 +251,9 @@ def test_the_first_xstest_has_no_labels(tmp_path: Path) -> None:
     for aspect, kind in (("over_refusal", "homonyms"), ("harmlessness", "contrast_homonyms")):
         (prompt,) = judge_prompts(source, _only(aspect, prompts="xstest"))
         assert prompt.category == kind
+    safe = _write(tmp_path / "half", "Paul/XSTest", rows[:1])
+    with pytest.raises(UserError, match="xstest has no row for harmlessness"):
+        judge_prompts(safe, _only("harmlessness", prompts="xstest"))
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
