@@ -5,7 +5,7 @@ probabilities it gives to the verdicts (Liu et al. 2023, "G-Eval", arXiv:2303.16
 How much probability they had before (`mass`) is kept: a small mass means that the judge did not understand what it was
 asked. What a judge says is worth what its agreement with people is: the bundled 135M model tells a sensible answer from
 gibberish to the same question, on a narrow scale (means 5.8 and 5.4 over 16 pairs that its template was not chosen on),
-and that is all that has been shown of it.
+and that is all that has been shown of it. Which of two answers is better it cannot say (`_pairs`).
 """
 
 import math

@@ -4,6 +4,12 @@ Judges favour an answer for its place (Wang et al. 2023, "Large Language Models 
 arXiv:2305.17926), so a preference counts only where it is the same in both orders; the view `preferences` joins them.
 Answers that are equal are asked about too: a judge that goes by the text alone calls them a tie, or contradicts itself
 when they change places, which is a tie as well, and shows there what it does for the place alone.
+
+The bundled 135M model cannot do this. On the 54 bundled test pairs that the gold reward tells apart its accuracy is .51
+(chance is .50): its verdict is a tie 95 times of 108, and changes with the order for 15 % of the pairs. Nine wordings
+and sets of examples, on 48 training pairs, were all at .48 to .51, so the plainest was kept; three of them, with an
+answer against its own words shuffled, at .49 to .51 on 32 pairs. A judge to be believed is
+a larger one, and its measured quality stands beside what it says.
 """
 
 import json
