@@ -8,8 +8,8 @@ when they change places, which is a tie as well, and shows there what it does fo
 The bundled 135M model cannot do this. On the 54 bundled test pairs that the gold reward tells apart its accuracy is .51
 (chance is .50): its verdict is a tie 95 times of 108, and changes with the order for 15 % of the pairs. Nine wordings
 and sets of examples, on 48 training pairs, were all at .48 to .51, so the plainest was kept; three of them, with an
-answer against its own words shuffled, at .49 to .51 on 32 pairs. A judge to be believed is
-a larger one, and its measured quality stands beside what it says.
+answer against its own words shuffled, at .49 to .51 on 32 pairs. A judge to be believed is larger,
+and its measured quality stands beside what it says.
 """
 
 import json
