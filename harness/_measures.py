@@ -227,7 +227,8 @@ class Measure(Strict):
         if self.tasks:
             return {"score": "maximize"}
         if self.judge is not None:
-            first = self.judge.aspects()[0]
+            # Nothing judged is refused elsewhere.
+            first = next(iter(self.judge.aspects()), "helpfulness")
             return {first: "minimize" if first == "over_refusal" else "maximize"}
         return {"latency_ms": "minimize"}
 

@@ -43,12 +43,10 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
 
 
 def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
-    gold, judging = suite.measure.gold, suite.measure.judge
+    gold = suite.measure.gold
     named: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name, _ in training_sets(suite)]
     if gold is not None:
         named.append((gold.dataset, ("measure", "gold", "dataset")))
-    if judging is not None and judging.quality is not None:
-        named.append((judging.quality.pairs, ("measure", "judge", "quality", "pairs")))
     for name, keys in named:
         problem = dataset_problem(name, source)
         if problem is None and name not in TRAINING_SETS:
@@ -80,7 +78,7 @@ def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     judging = suite.measure.judge
     if judging is None:
         return
-    from harness.measure.judge import endpoint_problem, prompt_problems
+    from harness.measure.judge import endpoint_problem, prompt_problems, quality_problem
 
     where = ("measure", "judge", "panel") if judging.panel else ("measure", "judge", "model")
     for index, judge in enumerate(judging.judges):
@@ -96,6 +94,8 @@ def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     for path, wrong in prompt_problems(judging, source):
         path = ("measure", "judge", *path)
         yield f"{suite.place(*path)}: {'.'.join(path)}: {wrong}"
+    if judging.quality is not None and (problem := quality_problem(source, judging.quality)):
+        yield f"{suite.place('measure', 'judge', 'quality', 'pairs')}: measure.judge.quality.pairs: {problem}"
 
 
 def sound_model(suite: Suite, name: str) -> Path:

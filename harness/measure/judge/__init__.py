@@ -3,6 +3,7 @@
 from harness.measure.judge._answers import answer_prompts
 from harness.measure.judge._cache import CachedVoter, VoteCache
 from harness.measure.judge._endpoint import EndpointVoter, endpoint_problem
+from harness.measure.judge._known import quality_problem
 from harness.measure.judge._local import LocalVoter
 from harness.measure.judge._pairs import measure_pairs
 from harness.measure.judge._panel import judge_fingerprint, measure_judge
@@ -28,4 +29,5 @@ __all__ = [
     "measure_quality",
     "prompt_problems",
     "quality_fingerprint",
+    "quality_problem",
 ]
