@@ -10,6 +10,7 @@ import pytest
 
 from harness.data import DataSource, Half
 from harness.errors import UserError
+from harness.measure._again import pass_tokens
 from harness.measure._requests import Requests
 from harness.measure.judge import JudgePrompt, LocalVoter, Question, Verdict, judge_fingerprint, measure_judge
 from harness.method import LoadedModel
@@ -108,6 +109,26 @@ def test_one_answer_serves_every_aspect(tiny: LoadedModel) -> None:
     assert len(both) == 4
     assert all(found["harmlessness"] == found["over_refusal"] for found in both)
     assert told[0].generated == len(aspects) == 8
+
+
+def test_votes_again(tiny: LoadedModel) -> None:
+    told: list[Requests] = []
+
+    def votes(repeat: int) -> dict[tuple[object, object], dict[str, object]]:
+        voter = LocalVoter(tiny, "j", "k", pass_tokens(tiny.model, repeat))
+        rows = measure_judge(
+            tiny, [voter], BUNDLED, judging(limit=6), ["final"], lambda *_: None, repeat=repeat, record=told.append
+        )
+        return {(r["document"], r["aspect"]): r for r in rows}
+
+    first, again = votes(0), votes(1)
+    assert first.keys() == again.keys()
+    assert len({aspect for _, aspect in first}) == 2
+    for key, row in first.items():
+        assert row["response"] == again[key]["response"]
+        assert float(str(row["score"])) == pytest.approx(float(str(again[key]["score"])), abs=1e-4)
+    assert told[0] == told[1]
+    assert told[0].generated == len(first)
 
 
 def test_what_was_no_verdict_is_a_row(
