@@ -3,7 +3,7 @@
 An answer's rating depends on the prompt and on who rates. The variance of a mean is clustered both ways: by prompt plus
 by rater minus by both together (Cameron, Gelbach & Miller 2011, "Robust inference with multiway clustering", J.
 Business & Economic Statistics 29), each with its factor C / (C - 1). That can come out smaller than one way alone, even
-negative; it is never taken to be less than the larger of the two. Few raters tell little of others: the raters' part has
+negative; it is never taken to be less than the larger of the two. Few raters say little of others: the raters' part has
 Student's t with one degree of freedom fewer than raters, the prompts' part that of the prompts, and both are joined by
 Cochran's weights as in `crossed_interval`.
 """
