@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING
 
 from harness._percentiles import NEEDED
-from harness.report._compare import aspects, estimate, main_metrics
+from harness.report._compare import aspects, bounds_of, estimate, main_metrics
+from harness.report._direction import direction
 from harness.report._html import Html, Table, number
+from harness.report._judges_quality import quality_lines
 from harness.report._plot import Estimate, Figure, Point, Series, bars, empty, scatter
 from harness.report._queries import Contender, Facts
 
@@ -187,13 +189,17 @@ def ratings(facts: Facts) -> Figure | Html:
             for s, _ in found
             if s
         ]
-        scale = "1 to 10" if aspect == "helpfulness" else "0 to 1"
-        variants.append(bars(renamed, f"{aspect}, {scale}", aspect, showlegend=False, barmode="overlay"))
+        scale = "{:.0f} to {:.0f}".format(*bounds_of(aspect))
+        less = ", less is better" if direction(aspect) == "lower" else ""
+        variants.append(bars(renamed, f"{aspect}, {scale}{less}", aspect, showlegend=False, barmode="overlay"))
         rows += [r for _, part in found for r in part]
     caption = (
-        "Expectation of the judge's rating over its probabilities, mean over the final half of the prompts and all "
-        "seeds, with 95 % intervals. A judge is a model with its own taste: it is evidence, not the truth."
+        "Expectation of the judges' ratings over their probabilities, else what they say; mean "
+        "over the final half of the prompts and all seeds, with 95 % intervals. A judge is a model with its own "
+        "taste: it is evidence, not the truth."
     )
+    rated = sorted(facts.votes["judge"].unique()) if not facts.votes.is_empty() else []
+    caption = " ".join([caption, *(f"{line[0].upper()}{line[1:]}" for line in quality_lines(facts, rated))])
     return Figure("ratings", title, caption, variants, Table(_HEADERS, rows), "Aspect", "wide-short")
 
 

@@ -16,6 +16,8 @@ from harness.report._compare import (
     objective_source,
 )
 from harness.report._html import number
+from harness.report._judges_quality import percent, quality_lines
+from harness.report._judges_wins import preferred
 from harness.report._plot import Estimate
 from harness.report._queries import Contender, Facts
 from harness.report._rank import places
@@ -96,6 +98,26 @@ def _recipes(facts: Facts) -> list[str]:
     ]
 
 
+def _judges(facts: Facts) -> list[str]:
+    """Whom the judges prefer, and what each is worth on questions whose answer is known."""
+    found = preferred(facts)
+    rows = [
+        [
+            f"{_text(one.a)} − {_text(one.b)}",
+            f"{percent(one.rate)} [{100 * one.rate.low:.0f}, {100 * one.rate.high:.0f}]",
+            percent(one.tied),
+            f"{one.rate.n:,}",
+            f"{one.unparsed:,}",
+        ]
+        for (a, b), one in found.items()
+        if (a, b) < (b, a) or (b, a) not in found
+    ]
+    headers = ["first − second", "win rate, 95 %", "tied", "prompts", "unparsed"]
+    compared = ["**Preferred by the judges**", "", *_table(headers, rows), ""] if rows else []
+    lines = [f"- {_text(line)}" for line in quality_lines(facts)]
+    return [*compared, *(["**The judges**", "", *lines, ""] if lines else [])]
+
+
 def _flags(found: Checked) -> list[str]:
     """A line for each severity and gate, with the first of its findings."""
     if not found.flags:
@@ -131,6 +153,7 @@ def markdown(facts: Facts, found: Checked) -> str:
         lines += _comparisons("Recipes against the base model", against_base(facts, objective))
     lines += _comparisons("Benchmarks against the base model", against_base(facts))
     lines += _recipes(facts)
+    lines += _judges(facts)
     lines += [*_flags(found), ""]
     lines += [f"{_text(facts.sweep)} · data {_text(facts.data)} · target {_text(facts.target or 'none yet')}"]
     return "\n".join(lines) + "\n"

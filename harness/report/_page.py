@@ -12,6 +12,8 @@ from harness.report._filter import recipe_filter
 from harness.report._flags import flags
 from harness.report._html import Html, join, json_script, tag
 from harness.report._interactions import interactions
+from harness.report._judges import judges
+from harness.report._judges_quality import judges_of
 from harness.report._noise import noise, noise_table
 from harness.report._optimism import optimism
 from harness.report._pairs import differences
@@ -77,6 +79,7 @@ def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int,
         return place(make(facts), heading=True)
 
     floor = noise(store, facts)
+    judged = judges(store, facts, samples)
     compared = [
         ("Tables", comparison_tables(facts)),
         ("Forest plot", place(differences(facts, floor))),
@@ -112,6 +115,7 @@ def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int,
         part("search-part", "Tuning", None, tabs("tuning", searched)),
         part("training-part", "Training curves", None, place(training(facts)), training_cost(facts)),
         part("cost", "Quality, latency and memory", None, tabs("costs", costs)),
+        *([judged] if judged is not None else []),
         part("samples", "Samples side by side", None, sample_browser(store, facts, samples)),
         part("failures", "Failures", None, failures(facts)),
         part("provenance", "Provenance", None, provenance(facts)),
@@ -133,6 +137,7 @@ def _document(facts: Facts, parts: Sequence[Html], data: Html, now: datetime.dat
         ("search-part", "Tuning"),
         ("training-part", "Training"),
         ("cost", "Latency and memory"),
+        *([("judges", "Judges")] if judges_of(facts) else []),
         ("samples", "Samples"),
         ("failures", "Failures"),
         ("provenance", "Provenance"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import UserError
+from harness.report._judges_queries import CHECKS, PREFERENCES, SPENT, VOTES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -141,6 +142,14 @@ class Facts:
     environments: "pl.DataFrame"
     fallbacks: "pl.DataFrame"
     """Models whose benchmark scores were computed in plain batches, and why."""
+    votes: "pl.DataFrame"
+    """The judges' ratings of final answers, one that was no verdict with no score."""
+    preferences: "pl.DataFrame"
+    """What the judges preferred of final answers, `label_a` against `label_b`, both orders of a pair together."""
+    checks: "pl.DataFrame"
+    """What the judges said where the right verdict is known."""
+    spent: "pl.DataFrame"
+    """How many votes each judge gave, of each kind, how many were none, and what they cost."""
     plan: Mapping[str, object] = field(default_factory=dict)
     """What the sweep was planned as: its cells, and the targets and recipes left out on its machine."""
     on: str = ""
@@ -299,11 +308,14 @@ def read_facts(store: "Store", sweep: str) -> Facts:
     )
     contenders = _contenders(settings, trials)
 
-    def labelled(frame: pl.DataFrame) -> pl.DataFrame:
+    def labelled(frame: pl.DataFrame, recipe: str = "recipe", label: str = "label") -> pl.DataFrame:
         names = {(c.recipe, c.model): c.label for c in contenders}
-        pairs = zip(frame["recipe"], frame["model"], strict=True)
+        pairs = zip(frame[recipe], frame["model"], strict=True)
         # A row may name a run of which no event was stored yet; it still belongs to a recipe.
-        return frame.with_columns(pl.Series("label", [names.get((r, m), str(r)) for r, m in pairs], dtype=pl.String))
+        return frame.with_columns(pl.Series(label, [names.get((r, m), str(r)) for r, m in pairs], dtype=pl.String))
+
+    def preferred(frame: pl.DataFrame) -> pl.DataFrame:
+        return labelled(labelled(frame, "a", "label_a"), "b", "label_b")
 
     def of_sweep(sql: str) -> pl.DataFrame:
         return labelled(store.query(sql, {"sweep": sweep}))
@@ -351,5 +363,9 @@ def read_facts(store: "Store", sweep: str) -> Facts:
         failures=of_sweep("SELECT * FROM failures WHERE sweep = $sweep ORDER BY recorded_at"),
         environments=environments.filter(pl.col("environment").is_in(list(used))),
         fallbacks=of_sweep(_FALLBACKS),
+        votes=of_sweep(VOTES),
+        preferences=preferred(store.query(PREFERENCES, {"sweep": sweep})),
+        checks=store.query(CHECKS, {"sweep": sweep}),
+        spent=store.query(SPENT, {"sweep": sweep}),
         plan=mapping(event["plan_json"]),
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from harness.store import Store
 
-__all__ = ["sample_browser"]
+__all__ = ["Texts", "sample_browser"]
 
 _LENGTHS = (4_000, 2_000, 1_000, 500, 250, 120)
 _BYTES = 2_000_000
@@ -46,20 +46,21 @@ _TEXTS = """
 
 
 @dataclass
-class _Texts:
+class Texts:
     """Every text once, under its place: recipes often say the same, and tasks share prompts."""
 
     places: dict[str, int] = field(default_factory=dict)
 
     def place(self, text: object) -> int | None:
+        """Where the text stands; None for none."""
         return None if text is None else self.places.setdefault(str(text), len(self.places))
 
-    def cut(self) -> tuple[list[str], int | None]:
-        """The texts, and to how many characters the longest of them were cut, if they were."""
+    def cut(self, most: int = _BYTES) -> tuple[list[str], int | None]:
+        """The texts, `most` bytes of them about, and to how many characters the longest were cut, if they were."""
         whole = list(self.places)
         for length in _LENGTHS:
             texts = [_cut(text, length) for text in whole]
-            if length == _LENGTHS[-1] or sum(map(_size, texts)) <= _BYTES:
+            if length == _LENGTHS[-1] or sum(map(_size, texts)) <= most:
                 break
         return texts, length if any(len(text) > length for text in whole) else None
 
@@ -137,7 +138,7 @@ def _data(facts: Facts, groups: Sequence[_Group], said: "pl.DataFrame") -> tuple
     """What `samples.js` reads, and to how many characters texts were cut."""
     names = {(c.recipe, c.model): c.label for c in facts.contenders}
     labels = [c.label for c in facts.contenders]
-    texts = _Texts()
+    texts = Texts()
     answers: dict[tuple[str, str, str, int], str | None] = {}
     asked: dict[tuple[str, str], tuple[str | None, str | None]] = {}
     for recipe, model, seed, task, document, response, expected, prompt in said.select(

@@ -17,6 +17,7 @@ from harness.report._compare import (
     over_optimisation,
 )
 from harness.report._html import Html, Table, join, number, table, tag
+from harness.report._judges_quality import quality_note
 from harness.report._plot import Estimate, empty
 from harness.report._queries import Contender, Facts
 from harness.report._rank import places
@@ -85,7 +86,7 @@ def comparison_tables(facts: Facts) -> Html:
         "itself alone, is not corrected. Detectable: the true difference that such data would resolve with a chance of "
         "80 %, uncorrected; below it, unresolved says little."
     )
-    return join(*parts, tag("p", note, class_="fine"))
+    return join(*parts, tag("p", note, class_="fine"), quality_note(facts))
 
 
 def _value(found: Estimate | None) -> Html | None:
@@ -210,4 +211,5 @@ def recipe_table(facts: Facts) -> Html:
         "is wall time. Scores on target "
         f"{facts.target or 'none yet'}{_elsewhere(facts)}."
     )
-    return join(table(Table(["", *(c.label for c in facts.contenders)], rows)), tag("p", note, class_="fine"))
+    whole = table(Table(["", *(c.label for c in facts.contenders)], rows))
+    return join(whole, tag("p", note, class_="fine"), quality_note(facts))

@@ -167,7 +167,8 @@ def test_script_of_a_response_is_data(page: Path, read: _Reader) -> None:
     text = page.read_text(encoding="utf-8")
     assert SCRIPT not in text
     assert "alert(1)" in json.dumps(read.data("sample-data"))
-    assert len(read.scripts) == len(own_scripts()) + 2
+    assert "alert(1)" in json.dumps(read.data("verdict-data"))
+    assert len(read.scripts) == len(own_scripts()) + 3
 
 
 def _hostile(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
@@ -188,6 +189,8 @@ def hostile(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes["failure_events"] = lambda f: _hostile(renamed(f), "message", "traceback")
     changes["samples"] = lambda f: _hostile(f, "response", "expected", "prompt")
     changes["judge_votes"] = lambda f: _hostile(f, "response", "prompt", "judge_prompt", "verdict")
+    changes["pair_votes"] = lambda f: _hostile(f, "response_a", "response_b", "prompt", "judge", "words", "category")
+    changes["judge_checks"] = lambda f: _hostile(f, "judge", "attack", "prompt", "response", "words")
     changes["sweep_events"] = lambda f: _hostile(f, "question", "yaml", "data")
     folder = tmp_path_factory.mktemp("hostile")
     return write_report(derive(store, folder / "results", changes), SWEEP, folder)
