@@ -91,8 +91,8 @@ def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
             problem = None
         if problem:
             yield f"{place}: {'.'.join(where)}: {problem}"
-    for path, wrong in prompt_problems(judging, source):
-        path = ("measure", "judge", *path)
+    for below, wrong in prompt_problems(judging, source):
+        path = ("measure", "judge", *below)
         yield f"{suite.place(*path)}: {'.'.join(path)}: {wrong}"
     if judging.quality is not None and (problem := quality_problem(source, judging.quality)):
         yield f"{suite.place('measure', 'judge', 'quality', 'pairs')}: measure.judge.quality.pairs: {problem}"

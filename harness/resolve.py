@@ -46,9 +46,9 @@ class Facts:
     gold: Mapping[str, object] | None
     judge: str | None
     """Fingerprint of the judge's prompts and template."""
-    quality: str | None
-    """Fingerprint of what a judge's quality is measured with."""
     machine: Mapping[str, object]
+    quality: str | None = None
+    """Fingerprint of what a judge's quality is measured with."""
     library_versions: Mapping[str, str] = field(default_factory=versions)
 
 

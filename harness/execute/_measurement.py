@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness.data import DataSource, load_training_set
 from harness.execute._spec import Item, JudgeSpec, MeasureSpec
 from harness.folders import Folders
+from harness.measure._again import pass_tokens
 from harness.measure._placement import load_on
 from harness.measure._requests import Requests
 from harness.method import LoadedModel
@@ -220,7 +221,9 @@ class _Work:
         from harness.measure.judge import CachedVoter, EndpointVoter, LocalVoter, VoteCache
 
         if judge.endpoint is None:
-            return LocalVoter(self.load(str(judge.model)), judge.name, judge.key)
+            loaded = self.load(str(judge.model))
+            return LocalVoter(loaded, judge.name, judge.key, pass_tokens(loaded.model, self.spec.repeat))
+        # In a repeat for the noise floor too: an endpoint is asked anew only where the answer is another.
         votes = VoteCache(self.folders.votes)
         endpoint = Endpoint.model_validate(judge.endpoint)
         return CachedVoter(EndpointVoter(endpoint, judge.key, lambda: votes.cost(judge.key)), votes)

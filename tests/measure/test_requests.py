@@ -1,7 +1,6 @@
 """What a measurement records of its requests, and what a repeat does otherwise: batches and random numbers alone."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from harness.data import DataSource
 from harness.measure._requests import Requests
 from harness.measure.gold import measure_gold
-from harness.measure.judge import measure_judge
 from harness.measure.tasks import measure_tasks
 from harness.method import LoadedModel
 from harness.models import load_model
@@ -203,32 +201,3 @@ def test_what_the_gold_measure_records(loaded: LoadedModel) -> None:
     # One that ends with the very last token has that length too.
     assert asked.at_limit <= lengths.count(8.0)
     assert asked.at_limit >= lengths.count(8.0) - 2
-
-
-def test_a_judges_votes_again(tiny_model: Path) -> None:
-    loaded = load_model(tiny_model)
-    loaded.model.config.max_position_embeddings = 4096
-    told: list[Requests] = []
-    settings = {"limit": 6, "max_new_tokens": 4, "model": "self"}
-
-    def votes(repeat: int) -> dict[tuple[object, object], dict[str, object]]:
-        rows = measure_judge(
-            loaded,
-            loaded,
-            DataSource("bundled"),
-            settings,
-            ["final"],
-            lambda *_: None,
-            repeat=repeat,
-            record=told.append,
-        )
-        return {(r["document"], r["aspect"]): r for r in rows}
-
-    first, again = votes(0), votes(1)
-    assert first.keys() == again.keys()
-    assert len({a for _, a in first}) == 2
-    for key, row in first.items():
-        assert row["response"] == again[key]["response"]
-        assert math.isclose(float(str(row["score"])), float(str(again[key]["score"])), abs_tol=1e-4)
-    assert told[0] == told[1]
-    assert told[0].generated == len(first)
