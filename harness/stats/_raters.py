@@ -38,8 +38,8 @@ class RatedMean:
 class RaterCheck:
     """One rater beside the others.
 
-    `drift` is how far the rater's ratings move, from the first to the last one, against the mean of the others on the
-    same answers; `drift_p` is its p value, corrected for asking it of every rater (Holm). `deviation` is the mean
+    `drift` is how far the rater's ratings move, from the first to the last one, against the median of the others on
+    the same answers; `drift_p` is its p value, corrected for asking it of every rater (Holm). `deviation` is the mean
     distance from the median of the others, `excess` how much larger it is than theirs on the same answers,
     `excess_p` its corrected p value. `drifts` and `outlier` say whether the data hold that.
     """
@@ -142,9 +142,12 @@ def _two_way(scores: Array, prompts: Sequence[str], raters: Sequence[str], confi
     residuals = scores - value
     first, second, both = (_variance(residuals, c) for c in (by_prompt, by_rater, by_both))
     total = max(first + second - both, first, second) if len(people) > 1 else first
+    if total < 1e-24 * max(1.0, float(np.abs(residuals).max())) ** 2:
+        # Effects that cancel by chance are not proof of certainty. Ratings count as independent then.
+        total = first = both
     others = total - first
     t, few = students_t(confidence, len(names) - 1), students_t(confidence, max(1, len(people) - 1))
-    half = (t * first + few * others) / math.sqrt(total) if total > 0 else math.nan
+    half = (t * first + few * others) / math.sqrt(total)
     mean = Interval(value - half, value, value + half, scores.size, math.sqrt(total), confidence)
     return RatedMean(mean, *counts)
 
@@ -161,7 +164,7 @@ def _drift(who: str, answers: dict[tuple[str, str], list[Rating]], confidence: f
         own = [r for r in given if r.rater == who and r.place is not None]
         others = [r.score for r in given if r.rater != who]
         if own and others:
-            points.append((float(own[0].place or 0), own[0].score - math.fsum(sorted(others)) / len(others), prompt))
+            points.append((float(own[0].place or 0), own[0].score - median(others), prompt))
     if not points:
         return Unknown(f"no other rater has rated what {who} has, or the order is not known")
     places = np.array([place for place, _, _ in points])
