@@ -84,8 +84,8 @@ class Spending:
                 if not self._under_way:
                     raise UserError(
                         f"judge {self._endpoint.label}: max_cost is {bound:g}, {total:.6g} is spent, and another "
-                        f"request can cost up to {most:.6g}. All votes so far are kept and not paid again: raise max_cost and "
-                        "run the same command again"
+                        f"request can cost up to {most:.6g}. All votes so far are kept and not paid again: raise "
+                        "max_cost and run the same command again"
                     )
                 await self._changed.wait()
             self._under_way.append(most)

@@ -91,11 +91,11 @@ def serving(answer: Callable[[Request, int], Answer]) -> Iterator[FaultServer]:
                 state.requests.append(request)
                 busy += 1
                 state.busiest = max(state.busiest, busy)
-            try:
-                self.reply(state.answer(request, before))
-            finally:
-                with lock:
-                    busy -= 1
+            answer = state.answer(request, before)
+            with lock:
+                # Before the reply is sent: who has it may ask again at once.
+                busy -= 1
+            self.reply(answer)
 
         def reply(self, answer: Answer) -> None:
             if answer == "hang":
