@@ -53,6 +53,7 @@ def win_rates(votes: Sequence[PairVote], baseline: str, confidence: float = 0.95
     Raises:
         UserError: no vote about the baseline, a win outside [0, 1].
     """
+    check_votes(votes)
     others = sorted({v.seen_from(baseline).b for v in votes if baseline in (v.a, v.b)})
     if not others:
         raise UserError(f"no vote is about the baseline {baseline!r}")
