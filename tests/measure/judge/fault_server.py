@@ -85,7 +85,7 @@ def serving(answer: Callable[[Request, int], Answer]) -> Iterator[FaultServer]:
         def do_POST(self) -> None:
             nonlocal busy
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            request = Request(time.monotonic(), self.path, dict(self.headers), body)
+            request = Request(time.monotonic(), self.path, {k.lower(): v for k, v in self.headers.items()}, body)
             with lock:
                 before = sum(r.text == request.text for r in state.requests)
                 state.requests.append(request)

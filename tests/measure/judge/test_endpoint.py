@@ -74,7 +74,7 @@ def test_whatever_goes_wrong_once_every_question_gets_its_verdict() -> None:
     assert votes[0].tokens == {"prompt": 100, "completion": 10}
     assert "Answer 0." in votes[0].asked
     assert {r.path for r in server.requests} == {"/v1/chat/completions"}
-    assert {r.headers["Authorization"] for r in server.requests} == {f"Bearer {KEY}"}
+    assert {r.headers["authorization"] for r in server.requests} == {f"Bearer {KEY}"}
 
 
 def test_a_hanging_server_is_left_after_the_timeout() -> None:
