@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from harness.report._document import part
 from harness.report._html import Html
 from harness.report._judges_diagnostics import diagnostics
+from harness.report._judges_people import people
 from harness.report._judges_quality import judges_of
 from harness.report._judges_ratings import judged_ratings
 from harness.report._judges_samples import verdict_browser
@@ -23,8 +24,9 @@ _LEAD = (
 
 
 def judges(store: "Store", facts: Facts, limit: int) -> Html | None:
-    """The part, with at most `limit` comparisons in its browser; None where nobody has judged."""
-    if not judges_of(facts):
+    """The part, with at most `limit` comparisons in its browser; None where nobody, judge or person, has."""
+    rated = people(store, facts)
+    if not judges_of(facts) and rated is None:
         return None
     compared = not facts.preferences.is_empty()
     panels = [
@@ -32,7 +34,8 @@ def judges(store: "Store", facts: Facts, limit: int) -> Html | None:
         ("Win rates", win_rates(facts) if compared else None),
         ("Ranks", strengths(facts) if compared else None),
         ("Ratings", None if facts.votes.is_empty() else judged_ratings(facts)),
-        ("How good the judges are", diagnostics(facts)),
+        ("How good the judges are", diagnostics(facts) if judges_of(facts) else None),
+        ("People", rated),
         ("Verdicts and words", verdict_browser(store, facts, limit) if compared else None),
     ]
     return part("judges", "Judges", _LEAD, tabs("judging", panels))

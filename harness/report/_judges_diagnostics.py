@@ -24,7 +24,7 @@ from harness.stats import (
     verbosity,
 )
 
-__all__ = ["diagnostics", "doubts"]
+__all__ = ["answer_name", "diagnostics", "doubts", "figure", "rated"]
 
 _NOTE = (
     "Known pairs: two answers of which one is better for certain; ties count half, chance is 50 %. Flips: verdicts "
@@ -96,7 +96,7 @@ def _own(facts: Facts, judge: str) -> Html | None:
         return None
     keys = {vote.judge for vote in votes_of(facts, judge)}
     found = self_preference(votes, min(keys), who.label) if len(keys) == 1 else Unknown("it is several models")
-    return _figure(found)
+    return figure(found)
 
 
 def _spent(facts: Facts, judge: str) -> list[tuple[str, object]]:
@@ -147,17 +147,17 @@ def _agreement(facts: Facts, judges: Sequence[str]) -> Html | None:
     rows: list[list[object]] = []
     if pairs:
         rows.append(
-            ["which is better", "all", "Krippendorff's alpha, nominal", _figure(krippendorff_alpha(pairs, "nominal"))]
+            ["which is better", "all", "Krippendorff's alpha, nominal", figure(krippendorff_alpha(pairs, "nominal"))]
         )
         rows += [
-            ["which is better", f"{a} and {b}", "Cohen's kappa", _figure(found)]
+            ["which is better", f"{a} and {b}", "Cohen's kappa", figure(found)]
             for (a, b), found in pairwise_kappa(pairs).items()
         ]
     for aspect in aspects(facts):
-        rated = _rated(facts, aspect)
-        if len({one.rater for one in rated}) > 1:
-            alpha = krippendorff_alpha(rated, "interval")
-            rows.append([aspect, "all", "Krippendorff's alpha, interval", _figure(alpha)])
+        given = rated(facts, aspect)
+        if len({one.rater for one in given}) > 1:
+            alpha = krippendorff_alpha(given, "interval")
+            rows.append([aspect, "all", "Krippendorff's alpha, interval", figure(alpha)])
     if not rows:
         return None
     headers = ["what", "judges", "agreement", "value, 95 %"]
@@ -165,7 +165,8 @@ def _agreement(facts: Facts, judges: Sequence[str]) -> Html | None:
     return join(tag("h4", "Agreement of the judges"), table(Table(headers, rows)), tag("p", note, class_="fine"))
 
 
-def _figure(found: Interval | Unknown) -> Html:
+def figure(found: Interval | Unknown) -> Html:
+    """A value with its interval, or why there is none."""
     return shared(found) if isinstance(found, Unknown) else _number(found)
 
 
@@ -174,7 +175,13 @@ def _number(found: Interval | Slope) -> Html:
     return tag("span", number(found.value), " ", interval, class_="num")
 
 
-def _rated(facts: Facts, aspect: str) -> list[Rating]:
+def answer_name(facts: Facts, label: str, seed: int) -> str:
+    """Whose answers these are: of a seed, but for the base model, which has one under every seed."""
+    base = any(c.is_base and c.label == label for c in facts.contenders)
+    return label if base else f"{label}, seed {seed}"
+
+
+def rated(facts: Facts, aspect: str) -> list[Rating]:
     """What each judge gave each answer on its own: the mean over the turns."""
     import polars as pl
 
@@ -187,7 +194,9 @@ def _rated(facts: Facts, aspect: str) -> list[Rating]:
         & (pl.col("target") == pl.col("label").replace_strict(own, default=facts.target))
     )
     means = mine.group_by("document", "label", "seed", "judge", maintain_order=True).agg(pl.col("score").mean())
-    return [Rating(d, f"{label}, seed {seed}", judge, score) for d, label, seed, judge, score in means.iter_rows()]
+    return [
+        Rating(d, answer_name(facts, label, seed), judge, score) for d, label, seed, judge, score in means.iter_rows()
+    ]
 
 
 def _lengths(facts: Facts) -> Html | None:
@@ -196,7 +205,5 @@ def _lengths(facts: Facts) -> Html | None:
     if not votes:
         return None
     means = verbosity(votes)
-    rows: list[list[object]] = [
-        [who.label, _figure(means[who.label])] for who in facts.contenders if who.label in means
-    ]
+    rows: list[list[object]] = [[who.label, figure(means[who.label])] for who in facts.contenders if who.label in means]
     return join(tag("h4", "Length of the compared answers"), table(Table(["recipe", "mean, characters, 95 %"], rows)))

@@ -13,7 +13,6 @@ from harness.report._flags import flags
 from harness.report._html import Html, join, json_script, tag
 from harness.report._interactions import interactions
 from harness.report._judges import judges
-from harness.report._judges_quality import judges_of
 from harness.report._noise import noise, noise_table
 from harness.report._optimism import optimism
 from harness.report._pairs import differences
@@ -121,10 +120,10 @@ def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int,
         part("provenance", "Provenance", None, provenance(facts)),
     ]
     data = json_script("figure-data", {f.identifier: [checked(v) for v in f.variants] for f in figures})
-    return "<!doctype html>\n" + _document(facts, parts, data, now)
+    return "<!doctype html>\n" + _document(facts, parts, data, now, judged=judged is not None)
 
 
-def _document(facts: Facts, parts: Sequence[Html], data: Html, now: datetime.datetime) -> Html:
+def _document(facts: Facts, parts: Sequence[Html], data: Html, now: datetime.datetime, *, judged: bool) -> Html:
     state = tag("span", _STATES.get(facts.state, facts.state), class_=f"state {facts.state}")
     question = facts.question or f"Suite {facts.suite}"
     links = [
@@ -137,7 +136,7 @@ def _document(facts: Facts, parts: Sequence[Html], data: Html, now: datetime.dat
         ("search-part", "Tuning"),
         ("training-part", "Training"),
         ("cost", "Latency and memory"),
-        *([("judges", "Judges")] if judges_of(facts) else []),
+        *([("judges", "Judges")] if judged else []),
         ("samples", "Samples"),
         ("failures", "Failures"),
         ("provenance", "Provenance"),

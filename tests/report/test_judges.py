@@ -8,9 +8,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from harness.human import ratings_of
 from harness.report import report_markdown, write_report
 from harness.report._compare import aspects, estimate
+from harness.report._html import number
 from harness.report._judges import judges
+from harness.report._judges_people import people
 from harness.report._judges_quality import known, quality_lines
 from harness.report._judges_wins import preferred, strengths
 from harness.report._queries import Facts, read_facts
@@ -113,12 +116,22 @@ def test_verdicts_stand_with_both_orders_and_words(store: Store, facts: Facts) -
     assert {one["judge"] for one in few["pairs"]} == {0, 1}
 
 
-def test_without_votes_there_is_no_part(store: Store, tmp_path: Path) -> None:
-    other = derive(
-        store, tmp_path / "results", {"judge_votes": nothing, "pair_votes": nothing, "judge_checks": nothing}
-    )
-    path = write_report(other, SWEEP, tmp_path)
-    assert 'id="judges"' not in path.read_text(encoding="utf-8")
+def test_without_votes_and_ratings_there_is_no_part(store: Store, tmp_path: Path) -> None:
+    tables = ("judge_votes", "pair_votes", "judge_checks", "human_ratings")
+    other = derive(store, tmp_path / "results", dict.fromkeys(tables, nothing))
+    assert judges(other, read_facts(other, SWEEP), 10) is None
+
+
+def test_people_stand_beside_the_judges(store: Store, facts: Facts) -> None:
+    found = ratings_of(store, SWEEP)
+    assert found is not None
+    html = people(store, facts)
+    assert html is not None
+    for one in found.rated:
+        assert number(one.interval.value) in html
+    assert "failed an attention check" in html or found.left_out == 0
+    assert f"judge {MODEL}: 50 % of known pairs" in html
+    assert "same order, 95 %" in html
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_holds_the_answer_and_the_comparisons_of_the_page(store: Store) -> None:
         assert sentence in shown
     for found in compare_recipes(facts, "gold_reward"):
         assert f"| {found.a.label} − {found.b.label} | gold\\_reward | {difference_text(found)} |" in text
-    assert sum(t.type == "table_open" for t in _tokens(text)) == 4
+    assert sum(t.type == "table_open" for t in _tokens(text)) == 5
 
 
 def test_names_and_texts_stay_text(store: Store, tmp_path: Path) -> None:
