@@ -248,9 +248,10 @@ def show_needs(sweep: str, effect: float, needs: Sequence[Need]) -> None:
     )
     table = _table("pair", "figure", "measured", "detectable now", *(f"{n} seeds" for n in SEEDS))
     for need in needs:
-        counts = ("never" if (n := need.documents[s]) is None else f"{n:,}" for s in SEEDS)
-        mark = " *" if need.assumed else ""
-        measured = f"{need.have:,} documents, {need.seeds[0]} / {need.seeds[1]} seeds"
+        counts = (_count(need, seeds) for seeds in SEEDS)
+        mark = (" *" if need.assumed else "") + (" †" if need.unseen else "")
+        of = f" of {need.subjects} subjects" if need.subjects else ""
+        measured = f"{need.have:,} documents{of}, {need.seeds[0]} / {need.seeds[1]} seeds"
         pair = f"{need.a.label} − {need.b.label}{mark}"
         table.add_row(*map(escape, (pair, need.what, measured, f"{need.detectable:.3f}", *counts)))
     console.print(table)
@@ -258,5 +259,27 @@ def show_needs(sweep: str, effect: float, needs: Sequence[Need]) -> None:
         console.print(
             "* one seed: its variation over seeds is taken from the other recipes, or as none where none has two"
         )
+    if any(need.unseen for need in needs):
+        console.print(
+            "† every document differed by the same, so nothing was seen of how documents vary; counted as if as many "
+            "of the others differed as Wilson's 95 % bound leaves room for, by as much as scores can"
+        )
+    if any(need.subjects for need in needs):
+        console.print(
+            "n or k subjects: n documents spread over the subjects there are, or k subjects with as many documents "
+            "each as now"
+        )
     if any(None in need.documents.values() for need in needs):
-        console.print("never: the variation over seeds alone hides it; more documents do not help, more seeds do")
+        console.print(
+            "never: the variation over seeds, or over subjects, alone hides it; more documents do not help, more of "
+            "those do"
+        )
+
+
+def _count(need: Need, seeds: int) -> str:
+    if not need.documents:
+        return "unknown"
+    text = "never" if (n := need.documents[seeds]) is None else f"{n:,}"
+    if not need.subjects:
+        return text
+    return f"{text} or {'no number of' if (k := need.more_subjects[seeds]) is None else f'{k:,}'} subjects"

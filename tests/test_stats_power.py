@@ -12,8 +12,9 @@ from statsmodels.stats.power import TTestPower
 
 from benchmarks.false_winners import Setup, false_winners
 from harness.errors import UserError
+from harness.stats._clusters import cluster_difference
 from harness.stats._crossed import paired_difference
-from harness.stats._power import Variances, detectable, minimum_detectable_effect, needed, variances
+from harness.stats._power import Variances, detectable, minimum_detectable_effect, needed, needed_groups, variances
 
 
 @settings(max_examples=30, deadline=None)
@@ -97,6 +98,70 @@ def test_what_is_needed_resolves_the_effect(parts: Variances, seeds: int) -> Non
     assert low <= hits <= high
 
 
+def _grouped(
+    groups: int, documents: int, parts: Variances, effect: float, random: np.random.Generator
+) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """Documents of equal groups, as many in all as come nearest."""
+    each = round(documents / groups)
+    means = random.normal(effect, math.sqrt(parts.group), (groups, 1))
+    apart = means + random.normal(0, math.sqrt(parts.document), (groups, each))
+    names = {f"{g}/{d}": str(g) for g in range(groups) for d in range(each)}
+    return dict(zip(names, map(float, apart.flat), strict=True)), dict.fromkeys(names, 0.0), names
+
+
+@pytest.mark.parametrize("more", ["documents", "groups"])
+def test_what_is_needed_by_groups_resolves_the_effect(more: str) -> None:
+    """Simulated as above, with the cluster-robust test: more documents of 20 groups, or more groups of 10 documents."""
+    parts, effect = Variances(0.2, (0.0, 0.0), 0.01, 20), 0.08
+    if more == "documents":
+        documents = needed(effect, parts, [1])[1]
+        groups = 20
+    else:
+        groups = needed_groups(effect, parts, 10, [1])[1] or 0
+        documents = groups * 10
+    assert documents is not None
+    random = np.random.default_rng(3)
+    found = [cluster_difference(*_grouped(groups, documents, parts, effect, random)) for _ in range(300)]
+    low, high = reference.binom.interval(0.999, 300, 0.8)
+    assert low <= sum(difference.p < 0.05 for difference in found) <= high
+
+
+def test_groups_bound_what_documents_can_do() -> None:
+    parts = Variances(0.2, (0.0, 0.0), 0.01, 10)
+    # However many documents: 0.1 / sqrt(10) stays, at nine degrees of freedom.
+    bound = minimum_detectable_effect(math.sqrt(0.01 / 10), 9)
+    assert needed(bound * 0.98, parts, [1]) == {1: None}
+    assert (needed(bound * 1.1, parts, [1])[1] or 0) > 100
+    assert (needed_groups(bound * 0.98, parts, 1e6, [1])[1] or 0) == 11
+    without = Variances(0.2, (0.0, 0.0), 0.0, 10)
+    assert needed(0.1, without, [1])[1] == pytest.approx(needed(0.1, Variances(0.2, (0.0, 0.0)), [1])[1], rel=0.35)
+
+
+def test_variances_by_group_are_those_that_made_them() -> None:
+    made = Variances(0.2, (0.0, 0.0), 0.05, 400)
+    a, b, names = _grouped(400, 8000, made, 0.1, np.random.default_rng(4))
+    found = variances(a, b, names)
+    assert (found.document, found.group) == pytest.approx((0.2, 0.05), rel=0.15)
+    assert found.groups == 400
+    # The error of a mean over equal groups is the cluster-robust one.
+    error = cluster_difference(a, b, names).stderr
+    assert math.sqrt(found.group / 400 + found.document / 8000) == pytest.approx(error, rel=1e-6)
+
+
+@pytest.mark.parametrize("groups", [0, 5])
+def test_equal_scores_are_no_certainty(groups: int) -> None:
+    """All of 30 answers right on both sides: an effect of 0.1 is not resolved by two documents."""
+    names = {str(i): str(i % 5) for i in range(30)}
+    right = dict.fromkeys(names, (1.0, 1.0))
+    found = variances(right, right, names if groups else None)
+    assert found.unseen
+    share = 1.959964**2 / ((groups or 30) + 1.959964**2)
+    assert found.document + found.group == pytest.approx(share)
+    counts = needed_groups(0.1, found, 6, [1]) if groups else needed(0.1, found, [1])
+    assert (counts[1] or 0) > 80
+    assert math.isnan(variances({"a": 7.0, "b": 7.0}, {"a": 7.0, "b": 7.0}).document)
+
+
 def test_a_sweep_without_differences_declares_no_winner() -> None:
     """A small version of `benchmarks/false_winners.py`: at a true 5 %, more than 8 of 60 sweeps come in 1 of 400."""
     reported, final, _ = false_winners(Setup(seed_spread=0.3), 60)
@@ -121,6 +186,11 @@ def test_choosing_by_noisy_scores_declares_many() -> None:
         (lambda: needed(0.1, Variances(1.0, (0.1, 0.0)), [1]), "needs two or more"),
         (lambda: variances({"a": 1.0}, {"a": 1.0}), "measure two or more"),
         (lambda: variances({"a": 1.0}, {"b": 1.0}), "same documents"),
+        (
+            lambda: variances({"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 1.0}, {"a": "x", "b": "x"}),
+            "one group tells nothing",
+        ),
+        (lambda: needed_groups(0.1, Variances(1.0, (0.0, 0.0)), 0.5, [1]), "one document or more in a group"),
     ],
 )
 def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:

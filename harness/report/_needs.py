@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.report._compare import main_metrics, paired, scores_of
+from harness.report._compare import main_metrics, paired, scores_of, subjects_of
 from harness.report._queries import Contender, Facts, read_facts
-from harness.stats import Variances, detectable, needed, variances
+from harness.stats import detectable, needed, needed_groups, variances
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -24,8 +24,11 @@ SEEDS = (2, 3, 5)
 class Need:
     """What it takes to resolve an effect between two recipes on one figure.
 
-    `documents` gives the number for each of `SEEDS`, None where no number is enough. `assumed` is whether the variance
-    over seeds had to be taken from other pairs of the sweep, this one having a single seed.
+    `documents` gives the number for each of `SEEDS`, None where no number is enough; it is empty where nothing is known
+    of the variance. Where the figure goes by `subjects`, these documents are spread over as many of them, and
+    `more_subjects` gives the number of subjects with as many documents each as now. `assumed` is whether the variance
+    over seeds had to be taken from other pairs of the sweep, this one having a single seed; `unseen` whether all
+    documents differed by the same, so that the variance is what may have been missed.
     """
 
     a: Contender
@@ -36,6 +39,9 @@ class Need:
     detectable: float
     documents: Mapping[int, int | None]
     assumed: bool
+    unseen: bool = False
+    subjects: int = 0
+    more_subjects: Mapping[int, int | None] = field(default_factory=dict)
 
 
 def data_needed(store: "Store", sweep: str, effect: float) -> list[Need]:
@@ -73,14 +79,27 @@ def _need(facts: Facts, a: Contender, b: Contender, group: str, metric: str, eff
     difference = paired(first, second)
     if difference is None or len(shared) < 2:
         return None
-    parts = variances({d: first[d] for d in shared}, {d: second[d] for d in shared})
+    subjects = subjects_of(shared)
+    parts = variances({d: first[d] for d in shared}, {d: second[d] for d in shared}, subjects or None)
     of_seeds = tuple(0.0 if who.is_base else v for who, v in zip((a, b), parts.seeds, strict=True))
     unknown = any(math.isnan(v) for v in of_seeds)
     others = _seed_variances(facts, group, metric) if unknown else []
-    parts = Variances(parts.document, _filled(of_seeds, sum(others) / len(others) if others else 0.0))
+    parts = replace(parts, seeds=_filled(of_seeds, sum(others) / len(others) if others else 0.0))
     what = metric if group == "gold" else f"{group} {metric}"
-    documents = needed(effect, parts, SEEDS)
-    return Need(a, b, what, difference.n, difference.seeds, detectable(difference), documents, unknown)
+    known = not math.isnan(parts.document + parts.group)
+    return Need(
+        a,
+        b,
+        what,
+        difference.n,
+        difference.seeds,
+        detectable(difference),
+        needed(effect, parts, SEEDS) if known else {},
+        assumed=unknown,
+        unseen=parts.unseen,
+        subjects=parts.groups,
+        more_subjects=needed_groups(effect, parts, len(shared) / parts.groups, SEEDS) if known and subjects else {},
+    )
 
 
 def _filled(parts: Sequence[float], value: float) -> tuple[float, float]:

@@ -25,7 +25,7 @@ from harness.stats._judge_biases import (
 )
 from harness.stats._length_control import LengthControlled, length_controlled
 from harness.stats._means import interval, wilson
-from harness.stats._power import Variances, detectable, minimum_detectable_effect, needed, variances
+from harness.stats._power import Variances, detectable, minimum_detectable_effect, needed, needed_groups, variances
 from harness.stats._ranks import RankInterval, rank_intervals
 from harness.stats._raters import RatedMean, RaterCheck, check_raters, rated_difference, rated_mean
 from harness.stats._several import benjamini_hochberg, holm, resolved
@@ -77,6 +77,7 @@ __all__ = [
     "mcnemar_exact",
     "minimum_detectable_effect",
     "needed",
+    "needed_groups",
     "optimism",
     "paired_difference",
     "pairwise_kappa",

@@ -38,7 +38,7 @@ from harness.stats._parts import alike, is_proportion, least_level, proportion_b
 from harness.stats._tables import paired_tables, score_table
 from harness.stats._types import Array, Difference, Interval, Scores, check_confidence, students_t
 
-__all__ = ["cluster_difference", "cluster_interval", "group_numbers"]
+__all__ = ["between_and_within", "cluster_difference", "cluster_interval", "group_numbers"]
 
 _LEAST = 1e-12
 """The least p value: beyond it, one minus the level is no longer told from one with precision."""
@@ -228,12 +228,23 @@ def _excess(values: Array, numbers: NDArray[np.intp], sizes: Array, each: Array)
 
 def _intraclass(values: Array, numbers: NDArray[np.intp], sizes: Array) -> float:
     """The intraclass correlation by the analysis of variance, in [0, 1]; 0 where no group has two documents."""
+    if values.size == sizes.size:
+        return 0.0
+    excess, within = between_and_within(values, numbers)
+    return excess / (excess + within) if excess > 0 else 0.0
+
+
+def between_and_within(values: Array, numbers: NDArray[np.intp]) -> tuple[float, float]:
+    """The variance of the groups' true means, not below zero, and that within a group, by the analysis of variance.
+
+    Where no group has two documents, nothing tells the two apart: all of it counts as within.
+    """
+    sizes = np.bincount(numbers).astype(np.float64)
     count, total = sizes.size, values.size
     if total == count:
-        return 0.0
+        return 0.0, float(values.var(ddof=1))
     means = np.bincount(numbers, weights=values) / sizes
     within = float(((values - means[numbers]) ** 2).sum()) / (total - count)
     between = float(sizes @ (means - values.mean()) ** 2) / (count - 1)
     usual = (total - float(sizes @ sizes) / total) / (count - 1)
-    excess = max(0.0, between - within) / usual
-    return excess / (excess + within) if excess > 0 else 0.0
+    return max(0.0, between - within) / usual, within
