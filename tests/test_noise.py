@@ -179,13 +179,16 @@ def test_one_that_fails_is_told_and_made_the_next_time(
     (said,) = outcome.failures
     assert said.startswith("base on ")
     assert said.endswith("the noise floor is not known: out of memory")
-    assert _rows(results, "SELECT recipe, kind, message FROM failures") == [("base", "infeasible", "out of memory")]
+    assert _rows(results, "SELECT recipe, kind, message, resolved FROM failures") == [
+        ("base", "infeasible", "out of memory", False)
+    ]
     # The run has its figures.
     assert _rows(results, "SELECT state FROM trials WHERE recipe = 'base'") == [("complete",)]
     shown = str(_table(results, plan))
     assert "not been measured a second time yet" in shown
     assert swept(planned(suite_file, results, ON), results).failures == []
     assert _rows(results, "SELECT count(*) > 0 FROM noise") == [(True,)]
+    assert _rows(results, "SELECT resolved FROM failures") == [(True,)]
 
 
 def test_every_numerics_is_measured_twice_and_profiles_are_not(suite_file: Path, tmp_path: Path) -> None:
