@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import __version__
+from harness._human_options import add_human
+from harness._options import results_option, sweep_option
 
 __all__ = ["build_parser"]
 
@@ -24,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     _running(commands)
     _looking(commands)
     _keeping(commands)
+    add_human(commands)
     _helping(commands)
     return parser
 
@@ -32,17 +35,13 @@ def _command(commands: "_Commands", name: str, text: str) -> argparse.ArgumentPa
     return commands.add_parser(name, help=text, description=text)
 
 
-def _places(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--results", type=Path, default=Path("results"), help="artifacts and store (default: results)")
-
-
 def _suite_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("suite", metavar="SUITE", help="a suite's YAML file")
     sub.add_argument("--data", metavar="bundled|hub|DIR", help="where documents come from, instead of the suite's")
     sub.add_argument("--set", action="append", default=[], metavar="key=value", help="change a key of the suite")
     sub.add_argument("--skip-unavailable", action="store_true", help="leave out targets that this machine cannot run")
     _trust(sub)
-    _places(sub)
+    results_option(sub)
 
 
 def _trust(sub: argparse.ArgumentParser) -> None:
@@ -96,16 +95,14 @@ def _running(commands: "_Commands") -> None:
         "spec", metavar="KEY|FILE", help='its key (`harness sql "SELECT command FROM failures"`) or JSON'
     )
     _trust(alone)
-    _places(alone)
+    results_option(alone)
 
 
 def _looking(commands: "_Commands") -> None:
     status = _command(commands, "status", "Show the sweeps of this results folder and how far they are.")
-    _places(status)
+    results_option(status)
     report = _command(commands, "report", "Write the report of a sweep.")
-    report.add_argument(
-        "sweep", nargs="?", metavar="SUITE|SWEEP", help="a suite's file or name, or a sweep (default: the latest)"
-    )
+    sweep_option(report)
     report.add_argument("--reports", type=Path, default=Path("reports"), help="where it goes (default: reports)")
     report.add_argument("--open", action="store_true", help="show it in the browser")
     report.add_argument(
@@ -117,7 +114,7 @@ def _looking(commands: "_Commands") -> None:
     report.add_argument(
         "--check-artifacts", action="store_true", help="read the final models whole and compare their digests"
     )
-    _places(report)
+    results_option(report)
     compare = _command(commands, "compare", "Set models against each other on every figure they share, paired.")
     compare.add_argument(
         "names",
@@ -128,7 +125,7 @@ def _looking(commands: "_Commands") -> None:
     compare.add_argument(
         "--to", type=Path, default=Path("reports/compare.html"), help="the page (default: reports/compare.html)"
     )
-    _places(compare)
+    results_option(compare)
     check = _command(commands, "check", "Compare a suite's sweep with a baseline; exit code 1 if a figure regressed.")
     check.add_argument("sweep", metavar="SUITE|SWEEP", help="a suite's file or name (its latest sweep), or a sweep")
     check.add_argument(
@@ -137,21 +134,16 @@ def _looking(commands: "_Commands") -> None:
         metavar="BASELINE",
         help="what `harness compare` takes: an earlier sweep, a recipe, …",
     )
-    _places(check)
+    results_option(check)
     power = _command(commands, "power", "Say how many documents and seeds would resolve a difference that matters.")
-    power.add_argument(
-        "sweep",
-        nargs="?",
-        metavar="SUITE|SWEEP",
-        help="the pilot: a suite's file or name, or a sweep (default: latest)",
-    )
+    sweep_option(power, "the pilot: a suite's file or name, or a sweep (default: latest)")
     power.add_argument(
         "--effect",
         type=float,
         default=0.02,
         help="the difference that would matter, in the figure's unit (default: 0.02)",
     )
-    _places(power)
+    results_option(power)
     publish = _command(
         commands, "publish", "Write a static leaderboard site: entries, ranks, pages, samples, downloads."
     )
@@ -174,7 +166,7 @@ def _looking(commands: "_Commands") -> None:
         help="an export of others that joins the board",
     )
     publish.add_argument("--no-texts", action="store_true", help="leave out prompts and responses, keep the scores")
-    _places(publish)
+    results_option(publish)
     verify = _command(commands, "verify", "Compute every figure of a published site again from its samples.")
     verify.add_argument("export", type=Path, metavar="EXPORT", help="a folder that `harness publish` wrote")
     sql = _command(
@@ -184,22 +176,20 @@ def _looking(commands: "_Commands") -> None:
     sql.add_argument(
         "--format", choices=["table", "csv", "json", "parquet"], help="default: table on a terminal, else csv"
     )
-    _places(sql)
+    results_option(sql)
 
 
 def _keeping(commands: "_Commands") -> None:
     export = _command(commands, "export", "Copy a sweep into a tracker, or its searches into Optuna's own storage.")
     export.add_argument("kind", choices=["tensorboard", "mlflow", "wandb", "trackio", "optuna"])
-    export.add_argument(
-        "sweep", nargs="?", metavar="SUITE|SWEEP", help="a suite's file or name, or a sweep (default: the latest)"
-    )
+    sweep_option(export)
     export.add_argument(
         "--to",
         metavar="DIR|FILE|URL",
         help="a folder; mlflow: also an SQLite file or a server's URL; optuna: an SQLite file or the URL of a database "
         "(default: below --results, or what MLFLOW_TRACKING_URI, WANDB_DIR or TRACKIO_DIR says)",
     )
-    _places(export)
+    results_option(export)
     taking = _command(commands, "import", "Take results into the store that another harness has made.")
     taking.add_argument("kind", choices=["lm-eval"], help="what made them; lm-eval: `lm_eval run --log_samples`")
     taking.add_argument("folder", type=Path, metavar="DIR", help="the folder it was told to write to (--output_path)")
@@ -207,14 +197,14 @@ def _keeping(commands: "_Commands") -> None:
     taking.add_argument(
         "--allow-mismatch", action="store_true", help="also samples that do not average to the results' figures"
     )
-    _places(taking)
+    results_option(taking)
     gc = _command(commands, "gc", "Show the artifacts that nothing refers to and leftovers, and remove them.")
     gc.add_argument("--superseded", action="store_true", help="also those of sweeps that a changed suite has replaced")
     gc.add_argument("--yes", action="store_true", help="remove them without asking")
-    _places(gc)
+    results_option(gc)
     db = _command(commands, "db", "Look after the database.")
     db.add_argument("action", choices=["rebuild"], help="rebuild: make it anew from the shards, which hold every row")
-    _places(db)
+    results_option(db)
 
 
 def _helping(commands: "_Commands") -> None:

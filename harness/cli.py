@@ -13,6 +13,7 @@ from harness._command_basics import BAD_INPUT, DONE, FAILED, INTERRUPTED, open_s
 from harness._commandline import build_parser
 from harness._comparing_commands import command_check, command_compare, command_import, command_power
 from harness._export_commands import command_export
+from harness._human_commands import command_human
 from harness._printable import printable
 from harness._secrets import redacted
 from harness.errors import StorageError, UserError
@@ -375,6 +376,7 @@ _COMMANDS = {
     "verify": _command_verify,
     "import": command_import,
     "export": command_export,
+    "human": command_human,
     "sql": _command_sql,
     "list": _command_list,
     "doctor": _command_doctor,

@@ -43,10 +43,25 @@ def test_command_line_is_frozen() -> None:
         "verify": ["export"],
         "import": ["--allow-mismatch", "--name", "--results", "folder", "kind"],
         "export": ["--results", "--to", "kind", "sweep"],
+        "human": ["action"],
         "sql": ["--format", "--results", "query"],
         "list": ["--data", "what"],
         "doctor": ["--offline"],
         "schema": [],
+    }
+    actions = next(a for a in dict(commands)["human"]._actions if a.dest == "action").choices
+    assert actions is not None
+    assert {
+        name: sorted(s for a in sub._actions for s in (a.option_strings or [a.dest]) if s not in ("-h", "--help"))
+        for name, sub in dict(actions).items()
+    } == {
+        "create": [
+            *("--answers-from", "--checks", "--criteria", "--format", "--model", "--no-pairs", "--overlap", "--pairs"),
+            *("--prompts", "--raters", "--recipes", "--results", "--sample", "--seed", "--to", "--together", "-o"),
+            "sweep",
+        ],
+        "import": ["--replace", "--results", "files"],
+        "report": ["--failed-checks", "--results", "sweep"],
     }
 
 

@@ -303,7 +303,7 @@ class _Sweep:
     async def _measure(
         self, run: Run, trial: int, phase: Half, models: Models, kinds: frozenset[ItemKind]
     ) -> tuple[list[str], list[str]]:
-        """Measure a run's models; the keys of its measurements, and of those by the judge, the quality target's first."""
+        """Measure a run's models; the keys of its measurements, and of those by judges, the quality target's first."""
         label = f"{run.recipe} seed {run.seed}: measuring"
         models = await self._graded(run, phase, models, kinds)
         specs = measure_specs(self.facts, run.recipe, models, (phase,), kinds, label)
