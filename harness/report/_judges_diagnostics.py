@@ -139,11 +139,9 @@ def _agreement(facts: Facts, judges: Sequence[str]) -> Html | None:
     """How far the judges agree on pairs and on ratings: alpha of all of them, kappa of every two."""
     if len(judges) < 2:
         return None
-    pairs = [
-        Rating(v.prompt, f"{v.a} against {v.b}, {v.replicate}", judge, _SIDES[v.win])
-        for judge in judges
-        for v in votes_of(facts, judge)
-    ]
+    # A judge that is several models may have voted on one pair several times: one of its votes stands for it.
+    one_each = {(v.prompt, f"{v.a} against {v.b}, {v.replicate}", j): v.win for j in judges for v in votes_of(facts, j)}
+    pairs = [Rating(*place, _SIDES[win]) for place, win in one_each.items()]
     rows: list[list[object]] = []
     if pairs:
         rows.append(
