@@ -412,7 +412,7 @@ def _shown(watched: _Watched) -> set[str]:
     found = set()
     watched.page.focus("#sample-view")
     for _ in range(count):
-        found.add(watched.page.inner_text(".sample-title").rpartition(" ")[2])
+        found.add(watched.page.inner_text("#sample-view .sample-title").rpartition(" ")[2])
         watched.page.keyboard.press("j")
     return found
 
@@ -479,11 +479,11 @@ def test_samples_are_browsed_searched_and_linked(browser: Any, samples: Path) ->
     page.fill("#sample-find", "")
     page.select_option("#sample-pick", "a-only")
     page.click("#sample-next")
-    here = page.inner_text(".sample-title")
+    here = page.inner_text("#sample-view .sample-title")
     page.wait_for_function("() => location.hash.includes('pick=a-only') && location.hash.includes('document=')")
     page.wait_for_timeout(200)
     again = _Watched(browser, samples, 1280, at=page.evaluate("location.hash"))
-    assert again.page.inner_text(".sample-title") == here
+    assert again.page.inner_text("#sample-view .sample-title") == here
     assert again.page.input_value("#sample-pick") == "a-only"
     assert again.visible("#sample-view .letter") == ["A", "B"]
     assert watched.trouble + again.trouble == []
@@ -516,3 +516,28 @@ def test_an_empty_sweep_opens_without_complaint(browser: Any, store: Store, tmp_
     watched = _Watched(browser, path, 1280)
     assert watched.figures() == []
     assert watched.trouble == []
+
+
+def test_verdicts_are_filtered_and_worked_by_keyboard(opened: _Watched) -> None:
+    page = opened.page
+    page.evaluate("location.hash = '#verdict-browser'")
+    page.wait_for_selector("#verdict-view .sample-title")
+    page.select_option("#verdict-kind", "unparsed")
+    assert page.inner_text("#verdict-count").startswith("1 of the ")
+    shown = page.inner_text("#verdict-view")
+    assert "no verdict" in shown
+    assert "Both are fine" in shown
+    # What a judge or a model says is text, and what the judge is worth stands beside it.
+    assert "<script>alert(1)</script>" in shown
+    assert "of known pairs" in shown
+    page.select_option("#verdict-kind", "flipped")
+    first = page.input_value("#verdict-chosen")
+    page.focus("#verdict-view")
+    page.keyboard.press("j")
+    assert page.input_value("#verdict-chosen") != first
+    page.keyboard.press("k")
+    assert page.input_value("#verdict-chosen") == first
+    page.fill("#verdict-find", "no such words")
+    assert page.inner_text("#verdict-count").startswith("0 of the ")
+    assert page.is_disabled("#verdict-next")
+    assert opened.trouble == []
