@@ -309,7 +309,7 @@ _ALL = (
             p.judge_key, p.category, p.prompt, p.response_a, p.response_b,
             CASE WHEN p.parsed < p.orders THEN NULL
                 WHEN p.verdict_first = 'a' AND p.verdict_second = 'a' THEN 1.0
-                WHEN p.verdict_first = 'b' AND p.verdict_second = 'b' THEN 0.0 ELSE 0.5 END AS win,
+                WHEN p.verdict_first = 'b' AND p.verdict_second = 'b' THEN 0.0 ELSE 0.5 END::DOUBLE AS win,
             p.score, p.orders, p.parsed,
             CASE WHEN p.parsed = 2 THEN p.verdict_first <> p.verdict_second END AS flipped,
             p.verdict_first, p.verdict_second, p.words_first, p.words_second, p.measurement

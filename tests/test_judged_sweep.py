@@ -1,0 +1,150 @@
+"""A judged sweep from its suite to its store: a panel of a model and an endpoint, pairs, quality, resuming."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.plan import Plan, gather_facts
+from harness.store import Store
+from harness.suite import load_suite
+from harness.sweep import Outcome
+from tests.in_process import planned, swept
+from tests.measure.judge.fault_server import FaultServer, Request, serving
+
+SUITE = """
+name: judged
+models: [{model}]
+recipes:
+  sft: [{{sft: {{steps: 1, batch_size: 2, learning_rate: 1e-2}}}}]
+  longer: [{{use: sft}}, {{sft: {{steps: 1, batch_size: 2, learning_rate: 2e-2}}}}]
+measure:
+  judge:
+    panel: [base, {{endpoint: {url}, model: talker, input_price: 10000, output_price: 1000}}]
+    over_refusal: true
+    multi_turn: true
+    limit: 3
+    max_new_tokens: 4
+    pairwise: {{against: base, limit: 2}}
+    quality: {{limit: 2}}
+precision: float32
+budget: {{trials_per_cell: 1}}
+"""
+COST = 100 * 10000 / 1e6 + 10 * 1000 / 1e6
+"""Of a vote of the endpoint, at its prices."""
+
+
+def _talker(request: Request, before: int) -> str:
+    """Prefers what stands first, cannot be read on over-refusal, rates all else alike."""
+    del before
+    end = request.text.rpartition("\n\n")[2]
+    if "[[first]]" in end:
+        return "The first is clearer.\n[[first]]"
+    if "does it refuse" in end:
+        return "Who is to say?"
+    return "Fine.\n[[yes]]" if "[[yes]]" in end else "Fine.\n[[7]]"
+
+
+@dataclass
+class Judged:
+    """A finished sweep."""
+
+    suite: Path
+    results: Path
+    plan: Plan
+    outcome: Outcome
+    server: FaultServer
+
+    def rows(self, sql: str) -> list[Any]:
+        return Store(self.results).query(sql).rows()
+
+
+@pytest.fixture(scope="module")
+def judged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
+    model = tmp_path_factory.mktemp("wide") / "model"
+    shutil.copytree(tiny_model, model)
+    # A judge's examples are long in a vocabulary of 600; rotary positions have no end of their own.
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    folder = tmp_path_factory.mktemp("judged")
+    with serving(_talker) as server:
+        suite = folder / "judged.yaml"
+        suite.write_text(SUITE.format(model=model, url=server.url))
+        results = folder / "results"
+        plan = planned(suite, results)
+        yield Judged(suite, results, plan, swept(plan, results), server)
+
+
+def test_it_ends_and_nothing_is_asked_twice(judged: Judged) -> None:
+    assert judged.outcome.failures == []
+    assert set(judged.server.counts()) == {1}
+    asked = len(judged.server.requests)
+    again = planned(judged.suite, judged.results)
+    assert again.estimate.measured == again.estimate.measurements
+    assert swept(again, judged.results).computed == 0
+    assert len(judged.server.requests) == asked
+
+
+def test_the_plan_counts_every_measurement(judged: Judged) -> None:
+    # Three models judged, two judges checked, three pairs of models.
+    (made,) = judged.rows("SELECT count(*) FROM raw.measurements")
+    assert made == (3 + 2 + 3,)
+    # While tuning has decided nothing, pairs are not known; here nothing is tuned.
+    assert judged.plan.estimate.measurements == 8
+
+
+def test_every_judge_votes_on_every_answer(judged: Judged) -> None:
+    sql = "SELECT aspect, judge, count(*) FROM raw.judge_votes GROUP BY ALL"
+    counts = {(a, j): n for a, j, n in judged.rows(sql)}
+    assert {j for _, j in counts} == {"base", "talker"}
+    for aspect in ("helpfulness", "harmlessness", "over_refusal", "multi_turn"):
+        assert counts[aspect, "base"] == counts[aspect, "talker"] > 0
+    turns = judged.rows("SELECT DISTINCT turn FROM raw.judge_votes WHERE aspect = 'multi_turn' ORDER BY turn")
+    assert turns == [(1,), (2,)]
+
+
+def test_what_is_no_verdict_is_a_row_and_no_score(judged: Judged) -> None:
+    unread = judged.rows("SELECT DISTINCT aspect, verdict, score, words FROM judgements WHERE verdict = 'unparsed'")
+    assert unread == [("over_refusal", "unparsed", None, "Who is to say?")]
+    (alone,) = judged.rows("SELECT count(*) FROM judgements WHERE aspect = 'over_refusal' AND score IS NOT NULL")
+    assert alone[0] > 0
+    shown = judged.rows("SELECT DISTINCT metric FROM scores WHERE task = 'judge' ORDER BY ALL")
+    assert shown == [("harmlessness",), ("helpfulness",), ("multi_turn",), ("over_refusal",)]
+
+
+def test_votes_have_their_price(judged: Judged) -> None:
+    costs = {c for (c,) in judged.rows("SELECT DISTINCT cost FROM raw.judge_votes WHERE judge = 'talker'")}
+    # A question that was put before is not paid again.
+    assert {round(c, 6) for c in costs} <= {0.0, round(COST, 6)}
+    assert judged.rows("SELECT DISTINCT cost FROM raw.judge_votes WHERE judge = 'base'") == [(None,)]
+
+
+def test_a_preference_that_follows_the_order_is_a_tie(judged: Judged) -> None:
+    pairs = judged.rows("SELECT DISTINCT a, b FROM preferences ORDER BY ALL")
+    assert pairs == [("longer", "base"), ("sft", "base"), ("sft", "longer")]
+    found = judged.rows("SELECT DISTINCT win, flipped, words_first FROM preferences WHERE judge = 'talker'")
+    assert found == [(0.5, True, "The first is clearer.\n[[first]]")]
+    assert judged.rows("SELECT count(*), count(DISTINCT document) FROM preferences WHERE judge = 'talker'") == [(6, 2)]
+
+
+def test_every_judge_is_checked_and_its_key_is_that_of_its_votes(judged: Judged) -> None:
+    found = judged.rows('SELECT judge, judge_key, "check" FROM judge_quality ORDER BY ALL')
+    assert {(j, c) for j, _, c in found} == {(j, c) for j in ("base", "talker") for c in ("known_order", "injection")}
+    keys = set(judged.rows("SELECT DISTINCT judge, judge_key FROM raw.judge_votes"))
+    assert {(j, k) for j, k, _ in found} == keys
+    order = "SELECT \"value\", flipped FROM judge_quality WHERE judge = 'talker' AND \"check\" = 'known_order'"
+    assert judged.rows(order) == [(0.5, 1.0)]
+
+
+def test_an_endpoint_elsewhere_needs_its_key_before_anything_runs(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    suite = load_suite(judged.suite, ["measure.judge.panel=[{endpoint: https://judge.example/v1, model: big}]"])
+    with pytest.raises(UserError, match=r"measure\.judge\.panel: .*OPENAI_API_KEY"):
+        gather_facts(suite)
