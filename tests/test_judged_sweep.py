@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UserError
+from harness.errors import MeasurementError, UserError
 from harness.plan import Plan, gather_facts
 from harness.store import Store
 from harness.suite import load_suite
@@ -50,6 +50,10 @@ def _talker(request: Request, before: int) -> str:
     return "Fine.\n[[yes]]" if "[[yes]]" in end else "Fine.\n[[7]]"
 
 
+def _broken(*given: object, **more: object) -> None:
+    raise MeasurementError("no pairs today")
+
+
 @dataclass
 class Judged:
     """A finished sweep."""
@@ -57,6 +61,10 @@ class Judged:
     suite: Path
     results: Path
     plan: Plan
+    broken: Outcome
+    """Of the first sweep, in which no pair could be compared."""
+    unresolved: list[Any]
+    """Whether the failures that it left were resolved then."""
     outcome: Outcome
     server: FaultServer
 
@@ -77,7 +85,11 @@ def judged(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         suite.write_text(SUITE.format(model=model, url=server.url))
         results = folder / "results"
         plan = planned(suite, results)
-        yield Judged(suite, results, plan, swept(plan, results), server)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("harness.measure.judge.measure_pairs", _broken)
+            broken = swept(plan, results)
+        unresolved = Store(results).query("SELECT recipe, resolved FROM failures").rows()
+        yield Judged(suite, results, plan, broken, unresolved, swept(planned(suite, results), results), server)
 
 
 def test_it_ends_and_nothing_is_asked_twice(judged: Judged) -> None:
@@ -88,6 +100,17 @@ def test_it_ends_and_nothing_is_asked_twice(judged: Judged) -> None:
     assert again.estimate.measured == again.estimate.measurements
     assert swept(again, judged.results).computed == 0
     assert len(judged.server.requests) == asked
+
+
+def test_runs_keep_their_figures_where_pairs_fail_and_only_the_pairs_are_made_later(judged: Judged) -> None:
+    (line,) = set(judged.broken.failures)
+    assert "comparisons in pairs" in line
+    assert "no pairs today" in line
+    assert judged.unresolved == [("base", False)]
+    # A process for each run that comes first in a pair.
+    assert judged.outcome.computed == 2
+    assert judged.rows("SELECT recipe, resolved FROM failures") == [("base", True)]
+    assert judged.rows("SELECT DISTINCT state FROM trials") == [("complete",)]
 
 
 def test_the_plan_counts_every_measurement(judged: Judged) -> None:

@@ -415,8 +415,8 @@ _ALL = (
         "One row per failure, with its reason; a trial that was tried again has several.",
         {
             **_described("failure_events"),
-            "resolved": "whether the run has come to a result since, or its repeat for the noise floor; where its "
-            "cell had not begun, any run of it",
+            "resolved": "whether the run has come to a result since, or the measurement has been made; where its cell "
+            "had not begun, any run of it",
         },
         f"""
         WITH runs AS (
@@ -427,18 +427,13 @@ _ALL = (
             SELECT sweep, recipe, model, min((batch, batch_row)) AS begun,
                 max((batch, batch_row)) FILTER (WHERE state = 'complete') AS done
             FROM raw.trial_events GROUP BY ALL
-        ),
-        -- A measurement for the noise floor fails when its run has its result already.
-        again AS (
-            SELECT sweep, recipe, model, trial, seed, max((batch, batch_row)) AS repeated
-            FROM raw.repeat_links GROUP BY ALL
         )
         SELECT {_plain("failure_events")},
             coalesce(runs.done > (batch, batch_row), false)
-            OR coalesce(again.repeated > (batch, batch_row), false)
+            -- Repeats for the noise floor and comparisons in pairs fail when their runs have their results already.
+            OR coalesce(measurement IN (SELECT measurement FROM raw.measurements), false)
             OR coalesce(cells.begun > (batch, batch_row) AND cells.done > (batch, batch_row), false) AS resolved
         FROM raw.failure_events LEFT JOIN runs USING (sweep, recipe, model, trial, seed)
-        LEFT JOIN again USING (sweep, recipe, model, trial, seed)
         LEFT JOIN cells USING (sweep, recipe, model)
         """,
     ),

@@ -165,8 +165,16 @@ class Work:
     async def _make_measurements(self, spec: MeasureSpec) -> None:
         result = await self._execute(spec)
         if result.state != "complete":
-            raise FailedRunError(result, measurement=spec.items[0].key, command=self._keep(spec))
+            raise FailedRunError(result, measurement=self._failed_item(spec), command=self._keep(spec))
         self._measured |= {i.key for i in spec.items}
+
+    def _failed_item(self, spec: MeasureSpec) -> str:
+        """The first of a spec's measurements that was not made; those before it are stored."""
+        keys = [item.key for item in spec.items]
+        with self._store.fresh():
+            sql = "SELECT measurement FROM raw.measurements WHERE list_contains($keys, measurement)"
+            made = set(self._store.query(sql, {"keys": keys})["measurement"])
+        return next((key for key in keys if key not in made), keys[0])
 
     def _keep(self, spec: StageSpec | MeasureSpec) -> str:
         self._folders.keep_spec(spec.key, spec.model_dump_json())
