@@ -8,8 +8,8 @@ from harness._command_basics import DONE, open_store, say
 from harness._printable import printable
 
 if TYPE_CHECKING:
-    from harness.human import HumanFigures, Rated, RaterShown
-    from harness.stats import Interval
+    from harness.human import HumanFigures, JudgeBeside, Rated, RaterShown
+    from harness.stats import Interval, Slope, Unknown
 
 __all__ = ["command_human"]
 
@@ -72,7 +72,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from harness.human import ratings_of
+    from harness.human import judges_beside, ratings_of
     from harness.show import find_sweep
 
     store = open_store(options.results)
@@ -81,16 +81,18 @@ def _report(options: argparse.Namespace) -> int:
     if figures is None:
         print(f"{sweep}: nobody has rated it yet; harness human create {sweep} makes forms.")
         return DONE
-    _show(sweep, figures)
+    _show(sweep, figures, judges_beside(store, sweep, failed=options.failed_checks))
     return DONE
 
 
-def _show(sweep: str, figures: "HumanFigures") -> None:
+def _show(sweep: str, figures: "HumanFigures", judges: "list[JudgeBeside]") -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(soft_wrap=True)
+    # Figures cannot be read folded: a narrow terminal wraps their lines instead.
+    console.width = max(console.width, 120)
 
     def show(title: str, headers: list[str], rows: list[list[str]]) -> None:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -102,58 +104,88 @@ def _show(sweep: str, figures: "HumanFigures") -> None:
             console.print(table, "")
 
     console.print(printable(f"{sweep}: what people say (1 to 7, intervals by prompt and rater)"), markup=False)
-    models = len({r.model for r in figures.rated}) > 1
+    several = len({r.model for r in figures.rated}) > 1
     show(
         "Ratings",
         ["criterion", "recipe", "mean", "95 % interval", "ratings", "prompts", "raters"],
         [
-            [r.criterion, f"{r.recipe}@{r.model}" if models else r.recipe, *_cells(r.interval), *_counted(r)]
+            [r.criterion, f"{r.recipe}@{r.model}" if several else r.recipe, *_cells(r.interval), *_counted(r)]
             for r in figures.rated
         ],
     )
     show(
         "Preferences (a tie counts half)",
-        ["pair", "first preferred", "95 % interval", "votes", "ties", "raters"],
-        [[f"{p.a} over {p.b}", *_cells(p.win), str(p.win.n), str(p.ties), str(p.raters)] for p in figures.preferred],
+        ["pair", "first preferred", "95 % interval", "votes", "ties", "prompts", "raters"],
+        [
+            [
+                f"{p.a} over {p.b}" + (f" on {p.model}" if several else ""),
+                *_cells(p.win),
+                *map(str, (p.win.n, p.ties, p.prompts, p.raters)),
+            ]
+            for p in figures.preferred
+        ],
     )
     show(
-        "Agreement (Krippendorff's alpha, ordinal)",
-        ["what", "alpha"],
-        [[name, "–" if value is None else f"{value:.2f}"] for name, value in figures.agreement.items()],
+        "Agreement of the raters (Krippendorff's alpha, ordinal)",
+        ["what", "alpha", "95 % interval"],
+        [[name, *_cells(found)] for name, found in figures.agreement.items()],
     )
     show(
-        "Raters",
-        ["rater", "checks failed", "marks", "above the others", "late minus early", ""],
+        "Judges beside people (same order: of answers to one prompt that people rate differently; 0.5 is chance)",
+        ["criterion", "judge", "same order, 95 %", "Spearman, 95 %", "answers"],
+        [
+            [
+                j.criterion,
+                j.judge,
+                *map(" ".join, map(_cells, (j.agreement.alike, j.agreement.spearman))),
+                str(j.answers),
+            ]
+            for j in judges
+        ],
+    )
+    show(
+        "Raters (distance from the median of the others, how much more than theirs; drift from first to last)",
+        ["rater", "checks failed", "ratings", "distance", "more", "drift", ""],
         [[r.rater, f"{r.failed} of {r.checks}", *_rater_cells(r), _remark(r)] for r in figures.raters],
     )
     if figures.left_out:
         console.print(f"{figures.left_out} of {len(figures.raters)} raters are in no figure: they failed a check.")
+    if {r.raters for r in figures.rated} == {1}:
+        console.print("One rater: the intervals hold for this one alone, and say nothing of others.")
 
 
 def _counted(rated: "Rated") -> list[str]:
     return [str(rated.interval.n), str(rated.prompts), str(rated.raters)]
 
 
-def _cells(found: "Interval") -> list[str]:
+def _cells(found: "Interval | Unknown") -> list[str]:
+    from harness.stats import Unknown
+
+    if isinstance(found, Unknown):
+        return ["–", found.reason]
     bounds = "unknown" if math.isnan(found.low) else f"[{found.low:.2f}, {found.high:.2f}]"
     return [f"{found.value:.2f}", bounds]
 
 
 def _rater_cells(rater: "RaterShown") -> list[str]:
-    def one(value: float | None, p: float | None) -> str:
-        return "–" if value is None else f"{value:+.2f}" + ("" if p is None else f" (p {p:.2g})")
-
     if (found := rater.figures) is None:
-        return ["–", "–", "–"]
-    return [str(found.marks), one(found.severity, found.severity_p), one(found.drift, found.drift_p)]
+        return ["–", "–", "–", "–"]
+    distance = "–" if found.deviation is None else f"{found.deviation:.2f}"
+    return [str(found.ratings), distance, _tested(found.excess, found.excess_p), _tested(found.drift, found.drift_p)]
+
+
+def _tested(found: "Interval | Slope | Unknown", p: float | None) -> str:
+    from harness.stats import Unknown
+
+    if isinstance(found, Unknown):
+        return "–"
+    return f"{found.value:+.2f}" + ("" if p is None or math.isnan(p) else f" (p {p:.2g})")
 
 
 def _remark(rater: "RaterShown") -> str:
-    if rater.figures is None:
+    if not rater.counted:
         return "left out: failed a check"
-    said = (
-        ("outlier", rater.figures.outlying),
-        ("drift", rater.figures.drifting),
-        ("failed a check", rater.failed > 0),
-    )
+    said = [("failed a check", rater.failed > 0)]
+    if rater.figures is not None:
+        said += [("outlier", rater.figures.outlier), ("drift", rater.figures.drifts)]
     return ", ".join(word for word, is_so in said if is_so)

@@ -5,6 +5,7 @@ from harness.human._criteria import CRITERIA, parse_criteria
 from harness.human._figures import HumanFigures, Preferred, Rated, RaterShown, ratings_of
 from harness.human._forms import Design
 from harness.human._import import Taken, import_ratings
+from harness.human._judges import JudgeBeside, judges_beside
 
 __all__ = [
     "CRITERIA",
@@ -12,12 +13,14 @@ __all__ = [
     "Created",
     "Design",
     "HumanFigures",
+    "JudgeBeside",
     "Preferred",
     "Rated",
     "RaterShown",
     "Taken",
     "create_forms",
     "import_ratings",
+    "judges_beside",
     "parse_criteria",
     "ratings_of",
 ]

@@ -1,23 +1,22 @@
 """What people found, from the store: means by recipe and criterion, preferences, agreement, and the raters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.human._criteria import SCALE
-from harness.human._estimates import Mark, RaterFigures, alpha, raters_of, two_way_interval
-from harness.stats import Interval
+from harness.human._means import MARKS, SHARE, cells_of, mean_of
+from harness.human._ratings import Mark, People, Vote, read_people
+from harness.stats import Interval, RatedMean, RaterCheck, Rating, Unknown, check_raters, krippendorff_alpha
 
 if TYPE_CHECKING:
     from harness.store import Store
 
-__all__ = ["HumanFigures", "Preferred", "Rated", "RaterShown", "ratings_of"]
+__all__ = ["PREFERENCE", "HumanFigures", "Preferred", "Rated", "RaterShown", "ratings_of"]
 
-_RATINGS = """
-    SELECT kind, rater, document, criterion, recipe, model, seed, other_recipe, other_seed, score, preference, shown,
-        form, checks, checks_failed
-    FROM ratings WHERE sweep = ? ORDER BY ALL
-"""
+PREFERENCE = "preference"
+"""In place of a criterion: which of two answers is preferred."""
+
+_STRENGTH = (-3.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Preferred:
 
     a: str
     b: str
+    model: str
     win: Interval
     strength: Interval
     ties: int
@@ -53,25 +53,24 @@ class RaterShown:
     checks: int
     failed: int
     counted: bool
-    figures: RaterFigures | None
+    figures: RaterCheck | None
 
 
 @dataclass(frozen=True)
 class HumanFigures:
     """All that people found of a sweep.
 
-    `agreement` is Krippendorff's alpha (ordinal) by criterion, `preference` for which of two is better; None where no
-    two raters marked the same. `left_out` counts the raters whose ratings are in no figure, having failed a check.
+    `agreement` is Krippendorff's alpha (ordinal) by criterion, `preference` for which of two is better.
     """
 
     rated: tuple[Rated, ...]
     preferred: tuple[Preferred, ...]
-    agreement: dict[str, float | None]
+    agreement: Mapping[str, Interval | Unknown]
     raters: tuple[RaterShown, ...]
 
     @property
     def left_out(self) -> int:
-        """Raters in no figure."""
+        """Raters in no figure, having failed a check."""
         return sum(not rater.counted for rater in self.raters)
 
 
@@ -83,76 +82,57 @@ def ratings_of(store: "Store", sweep: str, *, failed: bool = False) -> HumanFigu
         sweep: the sweep's id.
         failed: count raters who failed an attention check too.
     """
-    rows = store.query(_RATINGS, [sweep]).to_dicts()
-    if not rows:
+    people = read_people(store, sweep, failed=failed)
+    if people is None:
         return None
-    checks: dict[str, tuple[int, int]] = {}
-    for form in {(row["rater"], row["form"], row["checks"], row["checks_failed"]) for row in rows}:
-        done, bad = checks.get(form[0], (0, 0))
-        checks[form[0]] = (done + form[2], bad + form[3])
-    counted = {rater for rater, (_, bad) in checks.items() if failed or not bad}
-    ratings = [row for row in rows if row["kind"] == "rating" and row["rater"] in counted]
-    votes = [_oriented(row) for row in rows if row["kind"] == "preference" and row["rater"] in counted]
-    rated = tuple(_rated(ratings))
-    agreement: dict[str, float | None] = {
-        criterion: alpha([_mark(row) for row in ratings if row["criterion"] == criterion], list(SCALE))
-        for criterion in dict.fromkeys(row["criterion"] for row in ratings)
-    }
-    if votes:
-        agreement["preference"] = alpha([_vote(row) for row in votes], range(-3, 4))
-    usual = {(r.recipe, r.model, r.criterion): r.interval.value for r in rated}
-    marks = [_mark(row) for row in ratings]
-    expected = {
-        m.unit: usual[row["recipe"], row["model"], row["criterion"]] for m, row in zip(marks, ratings, strict=True)
-    }
-    figures = {found.rater: found for found in raters_of(marks, expected)}
-    raters = tuple(
-        RaterShown(rater, done, bad, rater in counted, figures.get(rater))
-        for rater, (done, bad) in sorted(checks.items())
+    return HumanFigures(
+        tuple(_rated(people.marks)), tuple(_preferred(people.votes)), _agreement(people), tuple(_raters(people))
     )
-    return HumanFigures(rated, tuple(_preferred(votes)), agreement, raters)
 
 
-def _mark(row: dict[str, Any]) -> Mark:
-    unit = (row["document"], row["recipe"], row["model"], row["seed"], row["criterion"])
-    return Mark(unit, row["document"], row["rater"], float(row["score"]), row["shown"])
-
-
-def _vote(row: dict[str, Any]) -> Mark:
-    unit = (row["document"], row["recipe"], row["seed"], row["other_recipe"], row["other_seed"], row["model"])
-    return Mark(unit, row["document"], row["rater"], float(row["preference"]), row["shown"])
-
-
-def _oriented(row: dict[str, Any]) -> dict[str, Any]:
-    """The same with the recipes in alphabetical order, as every pair is shown."""
-    if row["recipe"] <= row["other_recipe"]:
-        return row
-    turned = {"recipe": row["other_recipe"], "other_recipe": row["recipe"], "preference": -row["preference"]}
-    return row | turned | {"seed": row["other_seed"], "other_seed": row["seed"]}
-
-
-def _rated(rows: Sequence[dict[str, Any]]) -> list[Rated]:
+def _rated(marks: Sequence[Mark]) -> list[Rated]:
     groups: dict[tuple[str, str, str], list[Mark]] = {}
-    for row in rows:
-        groups.setdefault((row["criterion"], row["recipe"], row["model"]), []).append(_mark(row))
-    return [
-        Rated(recipe, model, criterion, two_way_interval(marks, (SCALE[0], SCALE[-1])), *_counts(marks))
-        for (criterion, recipe, model), marks in sorted(groups.items())
-    ]
-
-
-def _preferred(rows: Sequence[dict[str, Any]]) -> list[Preferred]:
-    groups: dict[tuple[str, str], list[Mark]] = {}
-    for row in rows:
-        groups.setdefault((row["recipe"], row["other_recipe"]), []).append(_vote(row))
+    for mark in marks:
+        groups.setdefault((mark.criterion, mark.recipe, mark.model), []).append(mark)
     found = []
-    for (a, b), marks in sorted(groups.items()):
-        wins = [Mark(m.unit, m.prompt, m.rater, 0.5 if not m.value else float(m.value > 0)) for m in marks]
-        ties = sum(not m.value for m in marks)
-        strength = two_way_interval(marks, (-3.0, 3.0))
-        found.append(Preferred(a, b, two_way_interval(wins, (0.0, 1.0)), strength, ties, *_counts(marks)))
+    for (criterion, recipe, model), mine in sorted(groups.items()):
+        one = mean_of(cells_of((m.document, m.rater, m.score) for m in mine), MARKS)
+        found.append(Rated(recipe, model, criterion, one.mean, one.prompts, one.raters))
     return found
 
 
-def _counts(marks: Sequence[Mark]) -> tuple[int, int]:
-    return len({m.prompt for m in marks}), len({m.rater for m in marks})
+def _preferred(votes: Sequence[Vote]) -> list[Preferred]:
+    groups: dict[tuple[str, str, str], list[Vote]] = {}
+    for vote in votes:
+        groups.setdefault((vote.model, vote.a, vote.b), []).append(vote)
+    found = []
+    for (model, a, b), mine in sorted(groups.items()):
+        win: RatedMean = mean_of(cells_of((v.document, v.rater, v.win) for v in mine), SHARE)
+        strength = mean_of(cells_of((v.document, v.rater, v.strength) for v in mine), _STRENGTH)
+        ties = sum(not v.strength for v in mine)
+        found.append(Preferred(a, b, model, win.mean, strength.mean, ties, win.prompts, win.raters))
+    return found
+
+
+def _agreement(people: People) -> dict[str, Interval | Unknown]:
+    given: dict[str, list[Rating]] = {}
+    for mark in people.marks:
+        one = Rating(mark.document, mark.answer, mark.rater, float(mark.score))
+        given.setdefault(mark.criterion, []).append(one)
+    found = {criterion: krippendorff_alpha(ratings, "ordinal") for criterion, ratings in sorted(given.items())}
+    votes = [
+        Rating(v.document, f"{v.a}/{v.seeds[0]} {v.b}/{v.seeds[1]} {v.model}", v.rater, float(v.strength))
+        for v in people.votes
+    ]
+    return found | ({PREFERENCE: krippendorff_alpha(votes, "ordinal")} if votes else {})
+
+
+def _raters(people: People) -> list[RaterShown]:
+    ratings = [
+        Rating(m.document, f"{m.answer} {m.criterion}", m.rater, float(m.score), place=m.shown) for m in people.marks
+    ]
+    known = {check.rater: check for check in check_raters(ratings)} if ratings else {}
+    return [
+        RaterShown(rater, done, bad, rater in people.numbers, known.get(rater))
+        for rater, (done, bad) in sorted(people.checks.items())
+    ]

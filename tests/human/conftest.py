@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness._human_commands import add_human, command_human
+from harness._human_commands import command_human
+from harness._human_options import add_human
 from harness.human import Design, create_forms, parse_criteria
 from harness.human._forms import digest
 from harness.human._keys import known_forms
