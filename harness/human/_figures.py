@@ -120,10 +120,7 @@ def _agreement(people: People) -> dict[str, Interval | Unknown]:
         one = Rating(mark.document, mark.answer, mark.rater, float(mark.score))
         given.setdefault(mark.criterion, []).append(one)
     found = {criterion: krippendorff_alpha(ratings, "ordinal") for criterion, ratings in sorted(given.items())}
-    votes = [
-        Rating(v.document, f"{v.a}/{v.seeds[0]} {v.b}/{v.seeds[1]} {v.model}", v.rater, float(v.strength))
-        for v in people.votes
-    ]
+    votes = [Rating(v.document, " ".join(v.answers), v.rater, float(v.strength)) for v in people.votes]
     return found | ({PREFERENCE: krippendorff_alpha(votes, "ordinal")} if votes else {})
 
 

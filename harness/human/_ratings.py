@@ -34,8 +34,8 @@ class Mark:
 
     @property
     def answer(self) -> str:
-        """Whose answer it is: of a recipe on a base model, with a seed."""
-        return f"{self.recipe}@{self.model}/{self.seed}"
+        """Whose answer it is: a recipe's on a base model, in one measurement of one of its seeds."""
+        return f"{self.recipe}@{self.model}/{self.measurement}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class Vote:
     seeds: tuple[int, int]
     measurements: tuple[str, str]
     strength: int
+
+    @property
+    def answers(self) -> tuple[str, str]:
+        """Whose answers they are, as in `Mark`."""
+        own, others = self.measurements
+        return f"{self.a}@{self.model}/{own}", f"{self.b}@{self.model}/{others}"
 
     @property
     def win(self) -> float:
@@ -110,7 +116,7 @@ def read_people(store: "Store", sweep: str, *, failed: bool = False) -> People |
             marks[mark.rater, mark.document, mark.answer, mark.criterion] = mark
         else:
             vote = _vote(row, first)
-            votes[vote.rater, vote.document, vote.model, vote.a, vote.b, vote.seeds] = vote
+            votes[vote.rater, vote.document, *vote.answers] = vote
     return People(tuple(marks.values()), tuple(votes.values()), checks, numbers)
 
 
