@@ -6,21 +6,34 @@ from harness.human._figures import HumanFigures, Preferred, Rated, RaterShown, r
 from harness.human._forms import Design
 from harness.human._import import Taken, import_ratings
 from harness.human._judges import JudgeBeside, judges_beside
+from harness.human._means import MARKS, SHARE, Set, cells_of, mean_of, preference_of, set_against
+from harness.human._ratings import Mark, People, Vote, read_people
 
 __all__ = [
     "CRITERIA",
     "FORMATS",
+    "MARKS",
+    "SHARE",
     "Created",
     "Design",
     "HumanFigures",
     "JudgeBeside",
+    "Mark",
+    "People",
     "Preferred",
     "Rated",
     "RaterShown",
+    "Set",
     "Taken",
+    "Vote",
+    "cells_of",
     "create_forms",
     "import_ratings",
     "judges_beside",
+    "mean_of",
     "parse_criteria",
+    "preference_of",
     "ratings_of",
+    "read_people",
+    "set_against",
 ]

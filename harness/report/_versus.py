@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from harness.errors import UserError
 from harness.report._compare import Scores, aspects, changed_share, main_metrics, paired, scores_of
 from harness.report._entries import Entry
+from harness.report._judges_quality import quality_lines
+from harness.report._versus_people import Said, said_of
 from harness.stats import Difference, Verdict, detectable, holm, resolved
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class Row:
     """`a` minus `b` on one figure; `adjusted_p` by Holm over all rows of the comparison.
 
     `values` are the two means over the shared documents, `changed` is the share of these whose score differs, and
-    `detectable` the smallest true difference that such data would resolve with a chance of 80 %.
+    `detectable` the smallest true difference that such data would resolve with a chance of 80 %. Of what people say
+    `raters` counts them; it is 0 for other figures.
     """
 
     a: Entry
@@ -36,6 +39,7 @@ class Row:
     detectable: float
     adjusted_p: float
     verdict: Verdict
+    raters: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def set_against(store: "Store", groups: Sequence[Sequence[Entry]]) -> Versus:
     pairs = list(_pairs(groups))
     if not pairs:
         raise UserError("nothing to compare: the sweeps named have no recipe on the same base model in common")
-    found: list[tuple[Entry, Entry, str, tuple[float, float], Difference, float]] = []
+    found: list[tuple[Entry, Entry, Said]] = []
     warnings: list[str] = []
     for a, b in pairs:
         for what, first, second in _figures(a, b):
@@ -74,17 +78,21 @@ def set_against(store: "Store", groups: Sequence[Sequence[Entry]]) -> Versus:
                     "compared"
                 )
             means = tuple(_mean([_mean(side[d]) for d in sorted(shared)]) for side in (first, second))
-            found.append((a, b, what, (means[0], means[1]), difference, changed_share(first, second)))
+            found.append((a, b, Said(what, (means[0], means[1]), difference, changed_share(first, second))))
+        found += [(a, b, said) for said in said_of(store, a, b)]
         warnings += _differences_of_setting(store, a, b)
+        warnings += [line for e in (a, b) if aspects(e.facts) for line in quality_lines(e.facts)]
     if not found:
         names = ", ".join(dict.fromkeys(e.label for pair in pairs for e in pair))
         raise UserError(f"nothing to compare: {names} have no final scores of the same documents")
-    adjusted = holm([difference.p for *_, difference, _ in found])
-    rows = [
-        Row(a, b, what, values, difference, changed, detectable(difference), p, resolved(difference, p))
-        for (a, b, what, values, difference, changed), p in zip(found, adjusted, strict=True)
-    ]
+    adjusted = holm([said.difference.p for *_, said in found])
+    rows = [_row(a, b, said, p) for (a, b, said), p in zip(found, adjusted, strict=True)]
     return Versus(rows, list(dict.fromkeys(warnings)))
+
+
+def _row(a: Entry, b: Entry, said: Said, p: float) -> Row:
+    d = said.difference
+    return Row(a, b, said.what, said.values, d, said.changed, detectable(d), p, resolved(d, p), said.raters)
 
 
 def _mean(values: Sequence[float]) -> float:

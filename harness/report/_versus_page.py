@@ -30,7 +30,9 @@ documents with another score."""
 _NOTE = (
     "Paired by document; intervals cover other documents and, where there are several, other seeds. p is Holm's over "
     "all rows. Detectable: the true difference that data like these would resolve with a chance of 80 %; below it, "
-    "unresolved means that little was asked, not that nothing is there. Changed: documents whose score differs."
+    "unresolved means that little was asked, not that nothing is there. Changed: documents whose score differs. What "
+    "people say is paired by rater too, and its intervals cover other raters; preferred is the share of prompts on "
+    "which the first is preferred minus that on which the second is, ties half."
 )
 
 
@@ -47,7 +49,7 @@ def cells(row: Row) -> list[str]:
         row.verdict,
         number(row.detectable),
         f"{100 * row.changed:.0f} %",
-        f"{d.n:,}",
+        f"{d.n:,}" + (f", {row.raters} raters" if row.raters else ""),
         f"{d.seeds[0]} / {d.seeds[1]}",
     ]
 
