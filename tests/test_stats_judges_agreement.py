@@ -125,6 +125,8 @@ def test_a_taste_for_length_is_found_and_its_lack_too(taste: float) -> None:
     assert (found.excess.low > 0) == (taste > 0)
     assert set(verbosity(votes)) == {"x", "y"}
     assert isinstance(length_bias([PairVote("p", "x", "y", 1.0)]).slope, Unknown)
+    ties = [PairVote(str(p), "x", "y", 0.5, length_a=100 + p, length_b=50) for p in range(8)]
+    assert length_bias(ties).slope == Unknown("all votes are alike, so nothing tells what would move them")
 
 
 def test_ratings_that_grow_with_length() -> None:

@@ -50,6 +50,8 @@ def slope_within(
         return Unknown(f"three prompts are the least for a slope, here are {count}")
     if squares <= 1e-12 * len(x):
         return Unknown("there is no difference that could have an effect")
+    if float(other @ other) <= 1e-12 * len(y):
+        return Unknown("all votes are alike, so nothing tells what would move them")
     value = float(own @ other) / squares
     scores = np.bincount(members, weights=own * (other - value * own))
     stderr = math.sqrt(count / (count - 1) * float(scores @ scores)) / squares
