@@ -12,7 +12,6 @@ from harness.human._answers import Source, read_prompts
 from harness.human._forms import Design, Form, make_study
 from harness.human._keys import keep_key
 from harness.human._label_studio import configuration, tasks
-from harness.human._page import form_page
 
 if TYPE_CHECKING:
     from harness.store import Store
@@ -58,6 +57,9 @@ def create_forms(
         UserError: nothing to be rated, options that make no study, an unknown format, or `out` cannot be written.
         StorageError: the key cannot be kept.
     """
+    # Here: a page is written with the report's markup, and the report shows what people say.
+    from harness.human._page import form_page
+
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"--format: {name!r} is unknown{suggestion(name, FORMATS)}")
