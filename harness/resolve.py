@@ -219,8 +219,8 @@ def measure_specs(
 ) -> list[tuple[Target, MeasureSpec]]:
     """The measurements of a recipe's model: quality on each quality target, a spec each, a profile on every target.
 
-    Those of a `repeat`, for the noise floor, are the same in the same order, with keys of their own, without the profile
-    and the judges' quality.
+    Those of a `repeat`, for the noise floor, are the same in the same order, with keys of their own, without profile
+    and judges' quality.
     """
     suite = facts.suite
     again = {"repeat": repeat} if repeat else {}
