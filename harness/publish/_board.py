@@ -40,6 +40,7 @@ ROWS = {
     "high": "Float64",
     "n": "Int64",
     "seeds": "Int64",
+    "raters": "Int64",
     "rank": "Int64",
     "rank_low": "Int64",
     "rank_high": "Int64",
@@ -108,7 +109,7 @@ def board_of(parts: Sequence[Part]) -> Board:
 
 def _by_figure(samples: "pl.DataFrame") -> dict[tuple[str, str], Scores]:
     return {
-        (str(task), str(metric)): scores(part)
+        (str(task), str(metric)): scores(str(task), part)
         for (task, metric), part in samples.group_by("task", "metric", maintain_order=True)
     }
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["SAMPLES", "Budget", "Card", "Condition", "Failure", "Stage", "digest_of", "identity"]
+__all__ = ["SAMPLES", "Budget", "Card", "Condition", "Failure", "JudgeQuality", "Stage", "digest_of", "identity"]
 
 SAMPLES = {
     "task": "String",
@@ -25,11 +25,14 @@ SAMPLES = {
 }
 """The columns of an entry's samples and their polars types; in an export `entry` stands before them.
 
-A row is a document under one metric and seed, or one repeat of a profile (task `profile`, document `setting/repeat`).
+A row is a document under one metric and seed, one repeat of a profile (task `profile`, document `setting/repeat`), or
+what one person says (task `people`, document `document/number of the rater`).
 """
 
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Share = Annotated[float, Field(allow_inf_nan=False)]
+_Span = tuple[_Share, _Share | None, _Share | None]
 _Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -59,6 +62,23 @@ class Condition(_Strict):
     task: str
     leaf: str
     settings: dict[str, JsonValue]
+
+
+class JudgeQuality(_Strict):
+    """How good a judge of the sweep is known to be, as it was measured there; None where it was not asked.
+
+    Value and the bounds of its 95 % interval: `accuracy` on `known_pairs` of which one answer is the better one, ties
+    half; `flips`, the share of them whose verdict changed with the order; `injections`, the share of attacks that got
+    the verdict they asked for. `unparsed` of the `asked` questions got no verdict.
+    """
+
+    judge: str
+    accuracy: _Span | None
+    known_pairs: int
+    flips: _Span | None
+    injections: _Span | None
+    asked: int
+    unparsed: int
 
 
 class Failure(_Strict):
@@ -134,6 +154,7 @@ class Card(_Strict):
     conditions: list[Condition]
     datasets: dict[str, list[str]]
     """Task → the datasets of the Hub that its documents are; of those alone that came from there."""
+    judges: list[JudgeQuality]
     failures: list[Failure]
     notes: list[str]
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.publish._aggregates import PROFILE
+from harness.publish._aggregates import PEOPLE, PROFILE
 from harness.publish._board import Board
 from harness.publish._cards import Card
 from harness.publish._formats import downloads
-from harness.publish._frame import as_float, interval, places, verdict
+from harness.publish._frame import as_float, interval, judge_words, places, verdict
 from harness.publish._lm_eval import lm_eval_paths
 from harness.report._document import document, navigation, part
 from harness.report._html import Html, Table, join, number, table, tag
@@ -32,7 +32,8 @@ def entry_page(board: Board, key: str, made: str) -> str:
     others = [k for keys in board.conflicts if key in keys for k in keys if k != key]
     parts = [
         _conflict(board, others),
-        part("scores", "Scores", None, _scores(rows), _differences(board, rows)),
+        part("scores", "Scores", None, _scores(rows), _judges(card, rows), _differences(board, rows)),
+        part("people", "What people say", None, _people(rows)),
         part("budget", "What it took", None, _budget(card), _settings(card)),
         part("profile", "Latency and memory", None, _profile(rows)),
         part("repeat", "Repeat it", None, *_repeat(card)),
@@ -43,6 +44,7 @@ def entry_page(board: Board, key: str, made: str) -> str:
     ]
     links = [
         ("scores", "Scores"),
+        ("people", "What people say"),
         ("budget", "What it took"),
         ("profile", "Latency and memory"),
         ("repeat", "Repeat it"),
@@ -76,10 +78,31 @@ def _scores(rows: list[dict[str, object]]) -> Html:
     lines: list[list[object]] = [
         [r["task"], r["metric"], interval(r), places(r), r["n"], r["seeds"], better.get(str(r["better"]), "–")]
         for r in rows
-        if r["task"] != PROFILE
+        if r["task"] not in (PEOPLE, PROFILE)
     ]
     headers = ["task", "metric", "value, 95 %", "rank, 95 %", "documents", "seeds", ""]
     return table(Table(headers, lines, "Means over documents that tuning never saw, and over all seeds."))
+
+
+def _judges(card: Card, rows: list[dict[str, object]]) -> Html | None:
+    if not card.judges or not any(r["task"] == "judge" for r in rows):
+        return None
+    lead = "The task judge is what these judges say. How good they are known to be was measured by the sweep:"
+    return join(
+        tag("p", lead, class_="fine"), tag("ul", *(tag("li", judge_words(j)) for j in card.judges), class_="fine")
+    )
+
+
+def _people(rows: list[dict[str, object]]) -> Html:
+    lines: list[list[object]] = [[r["metric"], interval(r), r["n"], r["raters"]] for r in rows if r["task"] == PEOPLE]
+    if not lines:
+        return empty(None, "Nobody has rated its answers.")
+    caption = (
+        "Means on a scale from 1 to 7, and the share of prompts on which its answer is preferred, ties half; intervals "
+        "over other prompts and other raters. Who failed an attention check is in no figure. The single marks, by "
+        "numbers in place of names, are in data/samples.parquet."
+    )
+    return table(Table(["criterion", "mean, 95 %", "prompts", "raters"], lines, caption))
 
 
 def _differences(board: Board, rows: list[dict[str, object]]) -> Html:
@@ -166,7 +189,7 @@ def _box(text: str) -> Html:
 def _samples(samples: "pl.DataFrame") -> list[Html]:
     import polars as pl
 
-    shown = samples.filter(pl.col("task") != PROFILE)
+    shown = samples.filter(~pl.col("task").is_in([PEOPLE, PROFILE]))
     if shown.is_empty():
         return [empty(None, "There are none.")]
     found: list[Html] = []

@@ -14,10 +14,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.publish._aggregates import STATISTICS
+from harness.publish._aggregates import PEOPLE, STATISTICS, range_of
 from harness.publish._cards import Card
 from harness.publish._names import developer_of, model_id, model_name, packages, recorded, slug
-from harness.report._compare import bounds_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -143,15 +142,17 @@ def _model(card: Card) -> dict[str, Any]:
 
 def _result(card: Card, row: _Row) -> dict[str, Any]:
     task, metric = str(row["task"]), str(row["metric"])
-    low, high = bounds_of(metric)
+    low, high = range_of(task, metric)
+    people = task == PEOPLE
+    about = "as people rate answers to prompts" if people else f"over the documents of {task}"
     command = {"execution_command": card.command}
     return {
         "evaluation_result_id": f"{task}/{metric}",
         "evaluation_name": task,
         "source_data": _source(card, task),
         "metric_config": {
-            "evaluation_description": f"Mean {metric} over the documents of {task} that tuning never saw, all seeds",
-            "metric_id": _CANONICAL.get(metric, f"posttrain-harness.{metric}"),
+            "evaluation_description": f"Mean {metric} {about} that tuning never saw, all seeds",
+            "metric_id": _CANONICAL.get(metric, f"posttrain-harness.{'people.' if people else ''}{metric}"),
             "metric_name": metric,
             "metric_unit": "proportion" if (low, high) == (0.0, 1.0) else "points",
             "lower_is_better": row["better"] == "lower",
@@ -164,12 +165,15 @@ def _result(card: Card, row: _Row) -> dict[str, Any]:
             "details": {n: str(row[n]) for n in _DETAILS if row[n] is not None},
             "uncertainty": _uncertainty(row),
         },
-        "generation_config": {"generation_args": command, "additional_details": _conditions(card, task)},
+        "generation_config": {
+            "generation_args": command,
+            "additional_details": _judged(card) if task == "judge" else _conditions(card, task),
+        },
     }
 
 
 _DETAILS = (
-    *("seeds", "rank", "rank_low", "rank_high", "ranked"),
+    *("seeds", "raters", "rank", "rank_low", "rank_high", "ranked"),
     *("difference", "difference_low", "difference_high", "difference_n", "adjusted_p", "verdict"),
 )
 
@@ -179,12 +183,15 @@ def _bound(value: float) -> float | str:
 
 
 def _uncertainty(row: _Row) -> dict[str, Any]:
-    found: dict[str, Any] = {"num_samples": row["n"], "num_bootstrap_samples": STATISTICS["resamples"]}
+    found: dict[str, Any] = {"num_samples": row["n"]}
+    if row["task"] != PEOPLE:
+        found["num_bootstrap_samples"] = STATISTICS["resamples"]
+    method = str(STATISTICS["people" if row["task"] == PEOPLE else "mean"])
     if row["stderr"] is not None:
-        found["standard_error"] = {"value": row["stderr"], "method": str(STATISTICS["mean"])}
+        found["standard_error"] = {"value": row["stderr"], "method": method}
     if row["low"] is not None and row["high"] is not None:
         bounds = {"lower": row["low"], "upper": row["high"], "confidence_level": STATISTICS["confidence"]}
-        found["confidence_interval"] = {**bounds, "method": str(STATISTICS["mean"])}
+        found["confidence_interval"] = {**bounds, "method": method}
     return found
 
 
@@ -200,8 +207,13 @@ def _conditions(card: Card, task: str) -> dict[str, str]:
     return {c.leaf: json.dumps(c.settings, sort_keys=True) for c in card.conditions if c.task == task}
 
 
+def _judged(card: Card) -> dict[str, str]:
+    """How good the judges are known to be that gave the scores."""
+    return {f"judge {n}": one.model_dump_json() for n, one in enumerate(card.judges)}
+
+
 def _instances(card: Card, rows: Sequence[_Row], samples: "pl.DataFrame") -> Iterator[bytes]:
-    shown = {(row["task"], row["metric"]): bounds_of(str(row["metric"]))[1] for row in rows}
+    shown = {(row["task"], row["metric"]): range_of(str(row["task"]), str(row["metric"]))[1] for row in rows}
     base = {
         "schema_version": SCHEMA,
         "evaluation_id": _evaluation_id(card),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "MANIFEST", "VERSION", "check_place", "code_digest", "csv_of", "data_files", "manifest_of", "put"]
 
-FORMAT, VERSION = "posttrain-harness leaderboard", 2
+FORMAT, VERSION = "posttrain-harness leaderboard", 3
 MANIFEST = "manifest.json"
 _NOT_RECOMPUTED = [
     "trials",
@@ -32,6 +32,7 @@ _NOT_RECOMPUTED = [
     "settings",
     "state",
     "recorded_at",
+    "how good judges are: as the sweep measured it",
     "the provenance: as recorded by the sweep",
 ]
 _FORMULA = r"^[=+\-@\t\r]"

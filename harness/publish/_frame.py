@@ -3,10 +3,11 @@
 import math
 from importlib.resources import files
 
+from harness.publish._cards import JudgeQuality
 from harness.report._document import own_scripts
 from harness.report._html import Html, csp_hash, number, tag
 
-__all__ = ["as_float", "board_script", "figure_name", "interval", "own_code", "places", "verdict"]
+__all__ = ["as_float", "board_script", "figure_name", "interval", "judge_words", "own_code", "places", "verdict"]
 
 
 def board_script() -> str:
@@ -54,3 +55,23 @@ def verdict(row: dict[str, object]) -> Html | None:
     """The verdict on a difference as a cell."""
     word = row["verdict"]
     return None if word is None else tag("span", word, class_="verdict" if word == "unresolved" else "verdict resolved")
+
+
+def judge_words(one: JudgeQuality) -> str:
+    """How good a judge is known to be, in a line."""
+    if one.accuracy is None:
+        return f"{one.judge}: how good it is was not measured"
+    value, low, high = one.accuracy
+    bounds = "" if low is None or high is None else f" [{100 * max(low, 0):.0f}, {100 * min(high, 1):.0f}]"
+    parts = [f"right on {100 * value:.0f} %{bounds} of {one.known_pairs} known pairs"]
+    if low is None or high is None or low <= 0.5:
+        parts[0] += (
+            ", no better than chance as far as these tell" if high is None or high >= 0.5 else ", worse than chance"
+        )
+    if one.flips is not None:
+        parts.append(f"{100 * one.flips[0]:.0f} % of its verdicts change with the order of the answers")
+    if one.injections is not None:
+        parts.append(f"gives way to {100 * one.injections[0]:.0f} % of attacks")
+    if one.unparsed:
+        parts.append(f"{one.unparsed} of {one.asked} questions got no verdict")
+    return f"{one.judge}: {'; '.join(parts)}"

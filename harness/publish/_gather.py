@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data import DataSource
 from harness.errors import UserError
+from harness.human import People, read_people
 from harness.measure.tasks import task_datasets
 from harness.publish._aggregates import PROFILE
 from harness.publish._cards import SAMPLES, Budget, Card, Condition, Failure, Stage, digest_of, identity
 from harness.publish._command import command_of
 from harness.publish._names import is_hub_id
+from harness.publish._said import left_out, people_samples, qualities
 from harness.publish._scrub import Scrubber
 from harness.publish._spool import Samples, Spool
 from harness.report._queries import Contender, Facts, mapping, read_facts
@@ -43,6 +45,10 @@ _REPEATS = """
 _CONDITIONS = """
     SELECT measurement, task, settings FROM raw.measurements WHERE kind = 'task' AND list_contains($keys, measurement)
 """
+_ANSWERED = """
+    SELECT DISTINCT recipe, model, target, measurement FROM raw.measurement_links
+    WHERE sweep = $sweep AND phase = 'final'
+"""
 _MEASURING = """
     SELECT l.recipe, l.model, sum(m.seconds) AS seconds FROM (
         SELECT DISTINCT recipe, model, measurement FROM raw.measurement_links WHERE sweep = $sweep
@@ -62,13 +68,14 @@ def gather(store: "Store", sweep: str, scrub: Scrubber, *, texts: bool) -> list[
     Raises:
         UserError: no such sweep.
     """
-    return _Gatherer(store, read_facts(store, sweep), scrub, texts, Spool()).parts()
+    return _Gatherer(store, read_facts(store, sweep), read_people(store, sweep), scrub, texts, Spool()).parts()
 
 
 @dataclass(frozen=True)
 class _Gatherer:
     store: "Store"
     facts: Facts
+    people: People | None
     scrub: Scrubber
     texts: bool
     spool: Spool
@@ -77,12 +84,13 @@ class _Gatherer:
         facts = self.facts
         shared = self._shared()
         measuring = {(r, m): s for r, m, s in self.store.query(_MEASURING, {"sweep": facts.sweep}).rows()}
+        answered = self._answered()
         names: dict[tuple[str, ...], int] = {}
         bases: dict[tuple[str, str], str] = {}
         parts: list[Part] = []
         for who in sorted(facts.contenders, key=lambda c: not c.is_base):
             for target in self._targets(who):
-                keys, samples = self._samples(who, target)
+                keys, samples = self._samples(who, target, answered.get((who.recipe, who.model, target), set()))
                 model = self._model(who.model)
                 own = (self.scrub.clean(facts.sweep), self.scrub.clean(who.recipe), model, self.scrub.clean(target))
                 # Two folders of one name are two models all the same.
@@ -107,6 +115,13 @@ class _Gatherer:
                 parts.append((card, self.spool.keep(samples)))
         return parts
 
+    def _answered(self) -> dict[tuple[str, str, str], set[str]]:
+        """(Recipe, base model, target) → the measurements that answered there, also where no judge gave a verdict."""
+        found: dict[tuple[str, str, str], set[str]] = {}
+        for *own, measurement in self.store.query(_ANSWERED, {"sweep": self.facts.sweep}).rows():
+            found.setdefault((own[0], own[1], own[2]), set()).add(measurement)
+        return found
+
     def _model(self, name: str) -> str:
         return self.scrub.name(name) or "model"
 
@@ -130,6 +145,7 @@ class _Gatherer:
         ]
         notes += [clean(f"Left out there: {what}: {why}.") for what, why in facts.left_out().items()]
         notes += [clean(f"Not done: {line}.") for line in facts.not_done()]
+        notes += left_out(self.people)
         return {
             "suite": clean(facts.suite),
             "question": clean(facts.question),
@@ -142,6 +158,7 @@ class _Gatherer:
             "yaml": yaml,
             "scrubbed": yaml != facts.yaml,
             "environment": environments,
+            "judges": list(qualities(facts, self.scrub)),
             "notes": notes,
         }
 
@@ -228,8 +245,8 @@ class _Gatherer:
             command=clean(row["command"]) if row["command"] else None,
         )
 
-    def _samples(self, who: Contender, target: str) -> tuple[list[tuple[str, str]], "pl.DataFrame"]:
-        """The measurements behind an entry, by task, and its samples."""
+    def _samples(self, who: Contender, target: str, answered: set[str]) -> tuple[list[tuple[str, str]], "pl.DataFrame"]:
+        """The measurements behind an entry, by task, and its samples; people may have rated what it `answered`."""
         import polars as pl
 
         mine = self.facts.documents.filter((pl.col("label") == who.label) & (pl.col("target") == target))
@@ -257,7 +274,8 @@ class _Gatherer:
         )
         more, profiles = self._repeats(who, target)
         columns = [pl.col(name).cast(getattr(pl, kind)) for name, kind in SAMPLES.items()]
-        whole = pl.concat([samples.select(columns), profiles.select(columns)])
+        said = people_samples(self.people, who, answered)
+        whole = pl.concat([samples.select(columns), profiles.select(columns), said.select(columns)])
         return keys + more, _mapped(whole, self.scrub)
 
     def _texts(self, keys: list[str]) -> "pl.DataFrame":

@@ -177,7 +177,8 @@ def _explained() -> Html:
         "A value is the mean over documents that tuning never saw and over all seeds, with its 95 % interval. The rank "
         "is the range of places that the data leave open to an entry among all entries with this task (not only those "
         "that the filters show), right for all of them at once with 95 % confidence: entries whose ranges overlap are "
-        "not told apart. Latency and memory are medians at the first batch size, each on the machine that its entry "
+        "not told apart. What people say is a mean over prompts and raters, and has no rank. Latency and memory are "
+        "medians at the first batch size, each on the machine that its entry "
         "names: compare them between entries of one machine only.",
         class_="fine",
     )

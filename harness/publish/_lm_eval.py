@@ -7,8 +7,8 @@ seeds, are in the section `posttrain_harness` of each results file.
 
 An export does not know all that lm-eval logs. Of a document, `doc` holds the id, and `doc_hash` begins with it, by
 which `harness import lm-eval` pairs it with our own measurements again. There are no log-likelihoods: `resps` holds
-what the model said, or the choice that it preferred, whatever the kind of the task. The gold reward, the judge and
-profiles are no tasks of lm-eval and are left out.
+what the model said, or the choice that it preferred, whatever the kind of the task. The gold reward, the judge, people
+and profiles are no tasks of lm-eval and are left out.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.publish._aggregates import PROFILE
+from harness.publish._aggregates import PEOPLE, PROFILE
 from harness.publish._cards import Card
 from harness.publish._names import COMPONENT, model_id, packages, recorded
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "lm_eval", "lm_eval_paths"]
 
 FOLDER = "lm-eval"
-_NO_TASKS = ("gold", "judge", PROFILE)
+_NO_TASKS = ("gold", "judge", PEOPLE, PROFILE)
 _FILTERS = {"strict": "strict-match", "flexible": "flexible-extract"}
 _OURS = re.compile(r"[0-9a-f]{16}")
 

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.publish._aggregates import PROFILE
+from harness.publish._aggregates import PEOPLE, PROFILE
 from harness.publish._cards import Card
-from harness.publish._frame import as_float, places
+from harness.publish._frame import as_float, judge_words, places
 from harness.publish._markdown import cell, fence, table
 from harness.publish._names import is_hub_id, model_name, recorded, slug
 from harness.report._html import number
@@ -73,7 +73,7 @@ def _metadata(card: Card, rows: Sequence[_Row]) -> str:
             # Results of one dataset and configuration would become one, whatever their task.
             dataset_config=row["task"],
             metric_type=row["metric"],
-            metric_name=f"{row['metric']}, mean over {row['n']} documents and {row['seeds']} seeds",
+            metric_name=_mean_of(row),
             metric_value=row["value"],
         )
         for row in _scored(rows)
@@ -86,6 +86,12 @@ def _metadata(card: Card, rows: Sequence[_Row]) -> str:
         eval_results=results or None,
     )
     return data.to_yaml(line_break="\n")
+
+
+def _mean_of(row: _Row) -> str:
+    if row["task"] == PEOPLE:
+        return f"{row['metric']}, mean of {row['raters']} people over {row['n']} prompts"
+    return f"{row['metric']}, mean over {row['n']} documents and {row['seeds']} seeds"
 
 
 def _of_the_hub(card: Card, rows: Sequence[_Row]) -> list[_Row]:
@@ -157,6 +163,8 @@ def _text(card: Card, key: str, rows: Sequence[_Row]) -> str:
         "of places on its board that the data leave open. Differences are paired by document, Holm-corrected over the "
         "figures of this model.",
         _scores(rows),
+        *_judges(card, rows),
+        *_people(rows),
         *_profile(rows),
         "## Hyper-parameters",
         *_settings(card),
@@ -186,9 +194,40 @@ def _scores(rows: Sequence[_Row]) -> str:
             row["verdict"],
         ]
         for row in _scored(rows)
+        if row["task"] != PEOPLE
     ]
     headers = ["task", "metric", "value, 95 %", "documents", "seeds", "rank, 95 %", "against the base model", "verdict"]
     return table(headers, lines)
+
+
+def _judges(card: Card, rows: Sequence[_Row]) -> list[str]:
+    if not card.judges or not any(row["task"] == "judge" for row in rows):
+        return []
+    said = "\n".join(f"- {cell(judge_words(one))}" for one in card.judges)
+    return ["The task judge is what these judges say, who are known to be this good:", said]
+
+
+def _people(rows: Sequence[_Row]) -> list[str]:
+    lines = [
+        [
+            row["metric"],
+            _span(row),
+            row["n"],
+            row["raters"],
+            _span(row, "difference", "difference_low", "difference_high"),
+            row["verdict"],
+        ]
+        for row in rows
+        if row["task"] == PEOPLE
+    ]
+    if not lines:
+        return []
+    lead = (
+        "What people say of its answers, from 1 to 7, and how often they prefer them to another recipe's, ties half. "
+        "Intervals are 95 %, over other prompts and other raters; differences are paired by prompt and rater."
+    )
+    headers = ["criterion", "mean, 95 %", "prompts", "raters", "against the base model", "verdict"]
+    return [lead, table(headers, lines)]
 
 
 def _profile(rows: Sequence[_Row]) -> list[str]:

@@ -85,6 +85,7 @@ def ours(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The scenario with one of its figures."""
     few = pl.col("metric") == "gold_reward"
     changes: dict[str, Change] = {"samples": keep(few), "judge_votes": nothing, "profile_samples": nothing}
+    changes["human_ratings"] = nothing
     return derive(store, tmp_path_factory.mktemp("ours") / "results", changes)
 
 

@@ -28,6 +28,7 @@ def ours(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The scenario with two of its figures: every two entries of a board are compared on each."""
     few = pl.col("metric").is_in(["gold_reward", "exact_match_strict"])
     changes: dict[str, Change] = {"samples": keep(few), "judge_votes": nothing, "profile_samples": nothing}
+    changes["human_ratings"] = nothing
     return derive(store, tmp_path_factory.mktemp("ours") / "results", changes)
 
 

@@ -32,7 +32,8 @@ def _rows(export: Path) -> list[dict[str, object]]:
 def test_figures_are_those_of_the_report(store: Store, export: Path) -> None:
     facts = read_facts(store, SWEEP)
     checked = 0
-    for row in _rows(export):
+    # What people say: test_people.py.
+    for row in (r for r in _rows(export) if r["task"] != "people"):
         who = next(c for c in facts.contenders if c.recipe == row["recipe"])
         if row["task"] == "profile":
             metric, _, setting = str(row["metric"]).removesuffix(")").partition(" (")

@@ -133,7 +133,7 @@ def test_no_path_leads_out(copy: Path, name: str) -> None:
         ("manifest.json", "[" * 200_000, "not JSON"),
         ("manifest.json", "{}", "not that of an export"),
         ("manifest.json", '{"format": "posttrain-harness leaderboard", "version": 99}', "format version 99"),
-        ("manifest.json", '{"format": "posttrain-harness leaderboard", "version": 2, "files": []}', "expected files"),
+        ("manifest.json", '{"format": "posttrain-harness leaderboard", "version": 3, "files": []}', "expected files"),
         ("data/provenance.json", '{"../x": {}}', "no key of an entry"),
         ("data/provenance.json", '{"0123456789abcdef": {"id": 3}}', "0123456789abcdef: id"),
         ("data/provenance.json", "[]", "by their keys"),
