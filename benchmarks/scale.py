@@ -133,7 +133,8 @@ class Filler:
         self.append({"sweep_events": [row], "environment_rows": [self.environment.row()]})
 
     def _run(self, run: "Run", trial: int, phase: Any) -> float:
-        from harness.resolve import chain, chain_ends, measure_specs
+        from harness.measurements import measure_specs
+        from harness.resolve import chain, chain_ends
 
         where = {"sweep": self.sweep, "recipe": run.recipe, "model": run.model, "trial": trial, "seed": run.seed}
         settings = json.dumps(dict(run.settings.get(run.recipe, {})), sort_keys=True)

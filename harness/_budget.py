@@ -55,6 +55,21 @@ class Budget(Strict):
         "infeasible; null: what the machine has",
     )
 
+    @property
+    def stage_seconds(self) -> float | None:
+        """The bound on a stage, s."""
+        return None if self.stage_minutes is None else self.stage_minutes * 60
+
+    @property
+    def measure_seconds(self) -> float | None:
+        """The bound on a measurement, s."""
+        return None if self.measure_minutes is None else self.measure_minutes * 60
+
+    @property
+    def memory_mb(self) -> float | None:
+        """The bound on memory, MiB."""
+        return None if self.memory_gb is None else self.memory_gb * 1024
+
     def batch_start(self, trial: int) -> int:
         """The first trial of the batch that this one belongs to."""
         return trial - trial % self.batch

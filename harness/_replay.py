@@ -15,21 +15,11 @@ from harness.errors import MeasurementError
 from harness.execute import JudgeSpec
 from harness.folders import Folders
 from harness.history import history, next_batch, owners, past_trial
+from harness.measurements import Answered, ItemKind, measure_specs, pair_specs
 from harness.models import resolve_model
 from harness.objectives import kinds_of, values_of
 from harness.proxy import Proxy, given_judge, judge_of_recipe, proxy_of
-from harness.resolve import (
-    Answered,
-    Facts,
-    ItemKind,
-    Models,
-    Run,
-    Settings,
-    chain,
-    chain_ends,
-    measure_specs,
-    pair_specs,
-)
+from harness.resolve import Facts, Models, Run, Settings, chain, chain_ends
 from harness.search import Past, best_trial
 from harness.spending import bound_before
 from harness.store import Store

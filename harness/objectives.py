@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable
 
 from harness.errors import MeasurementError
+from harness.execute import ItemKind
 from harness.measure.tasks import leaf_tasks
-from harness.resolve import ItemKind
 from harness.store import Store
 from harness.suite import Suite
 

@@ -9,9 +9,10 @@ from harness.data import Half
 from harness.execute import StageSpec
 from harness.folders import Folders
 from harness.history import ended_finals
+from harness.measurements import ItemKind, final_kinds
 from harness.objectives import kinds_of
 from harness.proxy import proxy_of
-from harness.resolve import Facts, ItemKind, Run, chain, final_kinds
+from harness.resolve import Facts, Run, chain
 from harness.store import Store
 from harness.suite import Suite
 

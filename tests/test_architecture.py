@@ -33,6 +33,7 @@ FLOORS = {
     "proxy": 4,
     "objectives": 4,
     "resolve": 4,
+    "measurements": 4,
     "spending": 4,
     "search": 4,
     "execute": 4,

@@ -13,10 +13,11 @@ from harness import _available, checks
 from harness._available import PartialSuite, missing_targets
 from harness.data import DataSource
 from harness.errors import UserError
+from harness.measurements import measure_specs
 from harness.method import Context, Inputs, Method, Params, Trained
 from harness.objectives import kinds_of
 from harness.plan import make_plan
-from harness.resolve import Facts, Models, Run, chain, measure_specs
+from harness.resolve import Facts, Models, Run, chain
 from harness.suite import Suite, load_suite
 
 

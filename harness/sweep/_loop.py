@@ -17,21 +17,11 @@ from harness.errors import MeasurementError, StorageError
 from harness.execute import Executor, StageSpec
 from harness.folders import Folders
 from harness.history import history, next_batch, owners, past_trial
+from harness.measurements import Answered, ItemKind, final_kinds, measure_specs, pair_specs
 from harness.objectives import kinds_of, values_of
 from harness.plan import Plan
 from harness.progress import Display
-from harness.resolve import (
-    Answered,
-    ItemKind,
-    Models,
-    Run,
-    Settings,
-    chain,
-    chain_ends,
-    final_kinds,
-    measure_specs,
-    pair_specs,
-)
+from harness.resolve import Models, Run, Settings, chain, chain_ends
 from harness.search import Past, best_trial
 from harness.spending import bound_before, bounded
 from harness.store import Store
