@@ -1,0 +1,188 @@
+"""The trainer of preference losses that need no reference model: the policy's own log-probabilities of a pair.
+
+TRL's experimental trainers for these losses are not used: they tokenize by rules of their own, make logits at every
+position, and take ORPO's likelihood over the prompt too. Here the rows, the head and the loop are those of DPO.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import Field
+
+from harness.method import Context, Inputs, Trained, tunable
+from methods._adapters import AdapterMethod, AdapterParams, finished
+from methods._head import use_completion_head
+from methods._rows import preference_rows, training_order
+from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, Trainer
+
+__all__ = ["Objective", "Outcome", "ReferenceFreeMethod", "ReferenceFreeParams", "Side"]
+
+_METRICS = {
+    "rewards/margins": "rewards_margin",
+    "rewards/accuracies": "rewards_accuracy",
+    "rewards/chosen": "rewards_chosen",
+    "rewards/rejected": "rewards_rejected",
+    "logps/chosen": "logps_chosen",
+    "logps/rejected": "logps_rejected",
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """The chosen or the rejected answers of a batch: log-probabilities in nats, each of shape [pairs]."""
+
+    summed: "torch.Tensor"
+    mean: "torch.Tensor"
+    """Over the answer's tokens, the end of sequence included."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a loss makes of a batch: every tensor of shape [pairs]. `figures` are logged by name, as means."""
+
+    loss: "torch.Tensor"
+    chosen_reward: "torch.Tensor"
+    rejected_reward: "torch.Tensor"
+    figures: Mapping[str, "torch.Tensor"] = field(default_factory=dict)
+
+
+Objective = Callable[[Side, Side], Outcome]
+
+
+class ReferenceFreeParams(AdapterParams):
+    """Settings that all of them have."""
+
+    dataset: str = Field("preferences", description="training set of kind preferences (prompt, chosen, rejected)")
+    learning_rate: float = Field(
+        1e-5,
+        gt=0,
+        description="peak learning rate of AdamW; about ten times as much suits LoRA",
+        json_schema_extra=tunable(1e-6, 1e-4, log=True),
+    )
+
+
+P = TypeVar("P", bound=ReferenceFreeParams)
+
+
+class ReferenceFreeMethod(AdapterMethod[P]):
+    """A method that trains the policy by `objective`, and holds no other model."""
+
+    figures: ClassVar[tuple[str, ...]] = ()
+    """The names in `Outcome.figures`."""
+
+    @staticmethod
+    @abstractmethod
+    def objective(params: P) -> Objective:
+        """The loss with these settings, of the chosen and the rejected answers of a batch."""
+
+    def run(self, inputs: Inputs, params: P, context: Context) -> Trained:
+        """Train the policy in place.
+
+        Raises:
+            UserError: no dataset, no usable pair, no chat template.
+            InfeasibleError: diverged, or out of memory.
+            PrunedError: past the deadline.
+        """
+        from methods._ppo_attention import quick_attention
+
+        policy = inputs.load("policy")
+        dataset = need_dataset(inputs, self.name)
+        rows = preference_rows(dataset, policy.tokenizer, params.max_length)
+        with quick_attention(policy.model):
+            trainer = _make_trainer(policy.model, policy.tokenizer, rows, params, self.objective(params), context)
+            metrics = train(trainer, context, {**_METRICS, **{name: name for name in self.figures}})
+        metrics["rows_left_out"] = float(len(dataset) - len(rows))
+        return finished(trainer, policy.tokenizer, params, metrics, context)
+
+
+def _make_trainer(
+    model: "PreTrainedModel",
+    tokenizer: object,
+    rows: list[dict[str, list[int]]],
+    params: ReferenceFreeParams,
+    objective: Objective,
+    context: Context,
+) -> "Trainer":
+    import datasets
+    from trl import DPOConfig, DPOTrainer
+
+    class ReferenceFree(DPOTrainer):  # type: ignore[misc]  # trl is untyped
+        """DPO's batches and bookkeeping with a loss of the policy alone."""
+
+        def _prepare_dataset(self, dataset: "Dataset", *_: object) -> "Dataset":
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: "Dataset", *_: object) -> "Dataset":
+            return dataset
+
+        def _compute_loss(self, model: Any, inputs: Mapping[str, "torch.Tensor"], _outputs: bool) -> "torch.Tensor":  # noqa: ANN401  # wrapped or not
+            chosen, rejected, extra = _sides(self, model, inputs)
+            found = objective(chosen, rejected)
+            self._total_train_tokens += int(inputs["attention_mask"].sum())
+            for name, value in {**_logged(chosen, rejected, found), **found.figures}.items():
+                self._metrics["train"][name].append(value.detach().float().mean().item())
+            return found.loss.mean() + extra
+
+    order = training_order(len(rows), rows_wanted(params), context.seed)
+    arguments = training_arguments(
+        DPOConfig,
+        params,
+        params.learning_rate,
+        context,
+        model.device.type,
+        max_length=None,
+        # Or the trainer would load a reference from the path in the model's config.
+        precompute_ref_log_probs=True,
+        disable_dropout=True,
+    )
+    trainer = ReferenceFree(
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list([rows[i] for i in order]),
+        processing_class=tokenizer,
+        peft_config=lora_config(params, "CAUSAL_LM"),
+    )
+    use_completion_head(model)
+    return trainer
+
+
+def _sides(
+    trainer: Any,  # noqa: ANN401  # trl is untyped
+    model: Any,  # noqa: ANN401  # wrapped or not
+    inputs: Mapping[str, "torch.Tensor"],
+) -> "tuple[Side, Side, torch.Tensor | float]":
+    # The third is the load-balancing loss of a mixture of experts, as DPO adds it.
+    mask = inputs["completion_mask"]
+    wanted = {"output_router_logits": True} if trainer.aux_loss_enabled else {}
+    output = model(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        labels=inputs["input_ids"].masked_fill(mask == 0, -100),
+        use_cache=False,
+        fused_lm_head=True,
+        **wanted,
+    )
+    summed = output.log_probs.sum(dim=1)
+    mean = summed / mask[:, 1:].sum(dim=1)
+    half = len(summed) // 2
+    extra = trainer.router_aux_loss_coef * output.aux_loss if trainer.aux_loss_enabled else 0.0
+    return Side(summed[:half], mean[:half]), Side(summed[half:], mean[half:]), extra
+
+
+def _logged(chosen: Side, rejected: Side, found: Outcome) -> dict[str, "torch.Tensor"]:
+    margin = found.chosen_reward - found.rejected_reward
+    return {
+        "rewards/chosen": found.chosen_reward,
+        "rewards/rejected": found.rejected_reward,
+        "rewards/margins": margin,
+        "rewards/accuracies": margin > 0,
+        "logps/chosen": chosen.summed,
+        "logps/rejected": rejected.summed,
+    }

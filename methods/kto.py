@@ -1,0 +1,185 @@
+"""KTO: answers that are good or bad by themselves, valued as people value gains and losses against a reference point.
+
+Ethayarajh et al. 2024, arXiv:2402.01306. With r = beta (log p(answer) - log p_ref(answer)) and z the KL divergence from
+the reference times beta, the loss of a good answer is 1 - sigmoid(r - z), that of a bad one 1 - sigmoid(z - r). A
+preference set is taken apart: its pairs become single answers with a label, shuffled.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.method import Context, Inputs, Trained, tunable
+from methods._adapters import AdapterMethod, AdapterParams, finished
+from methods._head import use_completion_head
+from methods._rows import preference_rows, training_order
+from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, Trainer
+
+__all__ = ["KTO", "KTOParams"]
+
+_METRICS = {
+    "rewards/margins": "rewards_margin",
+    "rewards/chosen": "rewards_chosen",
+    "rewards/rejected": "rewards_rejected",
+    "logps/chosen": "logps_chosen",
+    "logps/rejected": "logps_rejected",
+    "kl": "kl",
+}
+
+Answer = dict[str, Any]
+
+
+class KTOParams(AdapterParams):
+    """Settings of Kahneman-Tversky optimization. `batch_size` counts single answers, half as many as pairs."""
+
+    dataset: str = Field("preferences", description="training set of kind preferences (prompt, chosen, rejected)")
+    learning_rate: float = Field(
+        5e-6,
+        gt=0,
+        description="peak learning rate of AdamW; about ten times as much suits LoRA",
+        json_schema_extra=tunable(5e-7, 5e-5, log=True),
+    )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        description="strength of the pull to the reference: the implicit reward is beta times the log-ratio (nats)",
+        json_schema_extra=tunable(0.01, 0.5, log=True),
+    )
+    loss_type: Literal["kto", "apo_zero_unpaired"] = Field(
+        "kto",
+        description="kto: against the batch's estimate of the KL divergence, which costs a forward pass; "
+        "apo_zero_unpaired: against the reference itself (arXiv:2408.06266)",
+    )
+    desirable_weight: float = Field(
+        1.0,
+        gt=0,
+        description="weight of good answers, the paper's lambda_D; it advises 1 to 1.33 of undesirable_weight",
+    )
+    undesirable_weight: float = Field(1.0, gt=0, description="weight of bad answers, the paper's lambda_U")
+
+    @model_validator(mode="after")
+    def _has_strangers(self) -> "KTOParams":
+        if self.loss_type == "kto" and self.batch_size < 2:
+            raise ValueError(
+                "loss_type kto estimates the KL divergence from the answers to a batch's other prompts: set batch_size "
+                "above 1, or loss_type: apo_zero_unpaired"
+            )
+        return self
+
+
+class KTO(AdapterMethod[KTOParams]):
+    """Learning from good and bad answers without pairs; the reference is the policy as it came in."""
+
+    name = "kto"
+    summary = "Kahneman-Tversky optimization: single answers labelled good or bad, against the incoming policy"
+    paper = "Ethayarajh et al. 2024, arXiv:2402.01306"
+    version = 1
+    params = KTOParams
+    needs = frozenset({"policy"})
+    dataset_kind = "preferences"
+
+    def run(self, inputs: Inputs, params: KTOParams, context: Context) -> Trained:
+        """Train the policy in place.
+
+        Raises:
+            UserError: no dataset, no usable pair, no chat template.
+            InfeasibleError: diverged, or out of memory.
+            PrunedError: past the deadline.
+        """
+        from methods._ppo_attention import quick_attention
+
+        policy = inputs.load("policy")
+        dataset = need_dataset(inputs, self.name)
+        pairs = preference_rows(dataset, policy.tokenizer, params.max_length)
+        # Around both: the reference's log-probabilities must come from the very arithmetic of training.
+        with quick_attention(policy.model):
+            trainer = _make_trainer(
+                policy.model, policy.tokenizer, _answers(pairs, params, context.seed), params, context
+            )
+            metrics = train(trainer, context, _METRICS)
+        metrics["rows_left_out"] = float(len(dataset) - len(pairs))
+        return finished(trainer, policy.tokenizer, params, metrics, context)
+
+
+def _answers(pairs: list[dict[str, list[int]]], params: KTOParams, seed: int) -> list[Answer]:
+    """The answers a run sees, in order, each with its label and, for the KL term, its neighbour's in the batch."""
+    single = [
+        {"prompt_ids": pair["prompt_ids"], "completion_ids": pair[side], "label": side == "chosen_ids"}
+        for pair in pairs
+        for side in ("chosen_ids", "rejected_ids")
+    ]
+    order = [single[i] for i in training_order(len(single), rows_wanted(params), seed)]
+    if params.loss_type == "apo_zero_unpaired":
+        return order
+    found = []
+    for start in range(0, len(order), params.batch_size):
+        batch = order[start : start + params.batch_size]
+        found += [
+            {**answer, "KL_completion_ids": before["completion_ids"]}
+            for before, answer in zip([batch[-1], *batch[:-1]], batch, strict=True)
+        ]
+    return found
+
+
+def _make_trainer(
+    model: "PreTrainedModel", tokenizer: object, answers: list[Answer], params: KTOParams, context: Context
+) -> "Trainer":
+    import datasets
+    from trl import KTOConfig, KTOTrainer
+
+    class Precomputed(KTOTrainer):  # type: ignore[misc]  # trl is untyped
+        """KTO whose reference is the policy in memory before its first update, never written to a cache file."""
+
+        def _prepare_dataset(self, dataset: "Dataset", *_: object) -> "Dataset":
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: "Dataset", _name: str, batch_size: int) -> "Dataset":
+            use_completion_head(model)
+            return _with_reference(self, dataset, batch_size, context)
+
+    arguments = training_arguments(
+        KTOConfig,
+        params,
+        params.learning_rate,
+        context,
+        model.device.type,
+        beta=params.beta,
+        loss_type=params.loss_type,
+        desirable_weight=params.desirable_weight,
+        undesirable_weight=params.undesirable_weight,
+        max_length=None,
+        precompute_ref_log_probs=True,
+        disable_dropout=True,
+    )
+    return Precomputed(
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list(answers),
+        processing_class=tokenizer,
+        peft_config=lora_config(params, "CAUSAL_LM"),
+    )
+
+
+def _with_reference(trainer: Any, dataset: "Dataset", batch_size: int, context: Context) -> "Dataset":  # noqa: ANN401  # trl is untyped
+    """Add the reference's log-probabilities (nats, summed) of each answer and of its neighbour's.
+
+    The batches are those of training, so that policy and reference round alike and the first rewards are exactly 0.
+    """
+    import datasets
+
+    answers = dataset.to_list()
+    found: list[Answer] = []
+    for start in range(0, len(answers), batch_size):
+        context.check()
+        batch = answers[start : start + batch_size]
+        tensors = {name: t.to(trainer.accelerator.device) for name, t in trainer.data_collator(batch).items()}
+        own, neighbours = trainer.compute_ref_log_probs(trainer.model, tensors)
+        added = {"ref_logps": own.tolist()}
+        if neighbours is not None:
+            added["ref_KL_logps"] = neighbours.tolist()
+        found += [{**row, **{name: values[i] for name, values in added.items()}} for i, row in enumerate(batch)]
+    return datasets.Dataset.from_list(found)
