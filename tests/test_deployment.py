@@ -186,7 +186,7 @@ def test_the_versions_that_decide_a_result_are_in_its_key(tmp_path: Path, monkey
     monkeypatch.setattr(Pack, "libraries", ("posttrain-harness",))
     plain, packed, torch, ort = (a == b for a, b in zip(before, keys(), strict=True))
     assert (plain, packed, torch, ort) == (True, False, True, True)
-    monkeypatch.setattr("harness.resolve.versions", lambda names: dict.fromkeys(names, "another"))
+    monkeypatch.setattr("harness.measurements.versions", lambda names: dict.fromkeys(names, "another"))
     plain, packed, torch, ort = (a == b for a, b in zip(before, keys(), strict=True))
     assert (plain, torch, ort) == (True, True, False)
 
