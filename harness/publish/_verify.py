@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness._printable import printable
-from harness.publish._aggregates import STATISTICS
+from harness.publish._aggregates import PEOPLE, STATISTICS, range_of
 from harness.publish._board import ROWS, Board, board_of
 from harness.publish._cards import digest_of, identity
 from harness.publish._croissant import CROISSANT, croissant
@@ -20,6 +20,9 @@ from harness.publish._formats import FOLDERS, formats
 from harness.publish._pages import pages
 from harness.publish._reading import Export, digest, open_export, read_json, read_text
 from harness.publish._told import told
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["Discrepancy", "read_and_verify"]
 
@@ -102,6 +105,7 @@ def _identities(export: Export) -> Iterator[Discrepancy]:
         own = export.samples[key].scores()
         if own.select("task", "metric", "seed", "document").is_duplicated().any():
             yield Discrepancy("samples that are given twice", key)
+        yield from _beyond(key, own)
         if (made := digest_of(card.id, own)) != card.digest:
             yield Discrepancy(
                 "the samples are not those that were published (digest)",
@@ -109,6 +113,14 @@ def _identities(export: Export) -> Iterator[Discrepancy]:
                 published=card.digest[:12],
                 recomputed=made[:12],
             )
+
+
+def _beyond(key: str, own: "pl.DataFrame") -> Iterator[Discrepancy]:
+    """What people say that no form asks for."""
+    for (metric,), marks in own.filter(own["task"] == PEOPLE).group_by("metric", maintain_order=True):
+        low, high = range_of(PEOPLE, str(metric))
+        if not marks["score"].is_between(low, high).all():
+            yield Discrepancy(f"marks beyond the scale from {low:g} to {high:g}", key, PEOPLE, str(metric))
 
 
 def _named(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -116,6 +116,10 @@ def test_what_people_say_is_computed_again(site: Path, tmp_path: Path) -> None:
     said = [str(d) for d in verify(signed(again))]
     assert any("people helpfulness: value in data/entries.parquet" in one for one in said)
     assert any("the samples are not those that were published" in one for one in said)
+    assert not any("beyond the scale" in one for one in said)
+    change_table(again, "data/samples.parquet", lambda f: f.with_columns(pl.col("score") * 2))
+    found = [d for d in verify(signed(again)) if d.what == "marks beyond the scale from 1 to 7"]
+    assert {(d.task, d.metric) for d in found} >= {(PEOPLE, "helpfulness")}
 
 
 def test_raters_are_counted_on_pages_and_in_the_formats_of_others(site: Path) -> None:
