@@ -6,8 +6,8 @@ from harness.human._figures import HumanFigures, Preferred, Rated, RaterShown, r
 from harness.human._forms import Design
 from harness.human._import import Taken, import_ratings
 from harness.human._judges import JudgeBeside, judges_beside
-from harness.human._means import MARKS, SHARE, Set, cells_of, mean_of, preference_of, set_against
-from harness.human._ratings import Mark, People, Vote, read_people
+from harness.human._means import MARKS, SHARE, cells_of, mean_of, preference_of, set_against
+from harness.human._ratings import People, read_people
 
 __all__ = [
     "CRITERIA",
@@ -18,14 +18,11 @@ __all__ = [
     "Design",
     "HumanFigures",
     "JudgeBeside",
-    "Mark",
     "People",
     "Preferred",
     "Rated",
     "RaterShown",
-    "Set",
     "Taken",
-    "Vote",
     "cells_of",
     "create_forms",
     "import_ratings",

@@ -97,12 +97,13 @@ def _people(rows: list[dict[str, object]]) -> Html:
     lines: list[list[object]] = [[r["metric"], interval(r), r["n"], r["raters"]] for r in rows if r["task"] == PEOPLE]
     if not lines:
         return empty(None, "Nobody has rated its answers.")
-    caption = (
+    note = (
         "Means on a scale from 1 to 7, and the share of prompts on which its answer is preferred, ties half; intervals "
         "over other prompts and other raters. Who failed an attention check is in no figure. The single marks, by "
         "numbers in place of names, are in data/samples.parquet."
     )
-    return table(Table(["criterion", "mean, 95 %", "prompts", "raters"], lines, caption))
+    found = table(Table(["criterion", "mean, 95 %", "prompts", "raters"], lines))
+    return join(found, tag("p", note, class_="fine"))
 
 
 def _differences(board: Board, rows: list[dict[str, object]]) -> Html:
