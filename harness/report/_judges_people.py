@@ -52,8 +52,9 @@ def people(store: "Store", facts: Facts) -> Html | None:
 def _preferences(facts: Facts, found: HumanFigures) -> Html | None:
     rows: list[list[object]] = []
     judged = preferred(facts)
+    names = {(c.recipe, c.model): c.label for c in facts.contenders}
     for one in found.preferred:
-        by_judges = judged.get((one.a, one.b))
+        by_judges = judged.get((names.get((one.a, one.model), one.a), names.get((one.b, one.model), one.b)))
         beside = None if by_judges is None else shared(by_judges.rate)
         rows.append([f"{one.a} − {one.b}", shared(one.win), beside, one.ties, one.prompts, one.raters])
     if not rows:
