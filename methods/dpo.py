@@ -89,7 +89,8 @@ class DPOParams(AdapterParams):
     discopop_tau: float = Field(
         _PAPER_TAU,
         gt=0,
-        description="temperature of the blend of the two losses of loss_type discopop (nats); refused with every other",
+        description="temperature of the blend of the two losses of loss_type discopop (nats); refused with all others. "
+        "Below 0.1, the paper's value included, this loss has a minimum just below a margin of 0, where pairs can stay",
         exclude_if=_is_paper_tau,
     )
 
