@@ -147,6 +147,12 @@ class Judge(Strict):
         default=None, gt=0, description="what one vote costs, in any currency, for budget.judge_cost; null: nothing"
     )
 
+    def identity(self) -> dict[str, object]:
+        """What decides its figures: how endpoints are asked, not how often, how fast and for how much."""
+        named = [j if isinstance(j, str) else {"name": j.label, **j.identity()} for j in self.judges]
+        plain = self.model_dump(mode="json", exclude={"model", "panel"})
+        return {**plain, "judges": named}
+
     @property
     def judges(self) -> tuple[str | Endpoint, ...]:
         """Who judges, in order."""

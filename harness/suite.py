@@ -337,6 +337,8 @@ class Suite(Strict):
         """
         without = dict.fromkeys(("name", "question", "recipes", "objectives", "workers", "retries"), True)
         plain = self.model_dump(mode="json", exclude={**without, "measure": {"noise_floor"}})
+        if self.measure.judge is not None:
+            plain["measure"]["judge"] = self.measure.judge.identity()
         recipes = {
             recipe: {
                 "use": self._uses[recipe],

@@ -450,6 +450,16 @@ def test_identity_holds_what_decides_the_numbers_and_nothing_else(tmp_path: Path
     assert len({s.sweep_id() for s in [one, *other]}) == len(other) + 1
 
 
+def test_how_an_endpoint_is_reached_and_paid_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    def judged(more: str) -> str:
+        endpoint = "{endpoint: 'https://judge.example/v1', model: big" + more + "}"
+        return _load(tmp_path, _yaml(measure="{gold: {}, judge: {panel: [base, " + endpoint + "]}}")).sweep_id()
+
+    paid = ", max_cost: 2, input_price: 1, concurrency: 9, retries: 1, timeout_s: 5.0, key_env: MY_KEY, name: big"
+    assert judged(paid) == judged("")
+    assert len({judged(""), judged(", temperature: 1.0"), judged(", probabilities: true"), judged(", name: huge")}) == 4
+
+
 def test_a_methods_new_version_is_another_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _load(tmp_path, _yaml()).sweep_id()
     monkeypatch.setattr(Toy, "version", 2)

@@ -134,9 +134,10 @@ class _Gatherer:
         facts, clean = self.facts, self.scrub.clean
         command, notes = command_of(facts)
         yaml = self.scrub.yaml(facts.yaml)
-        if yaml != facts.yaml or clean(command) != command:
+        shown = self.scrub.servers(command)
+        if yaml != facts.yaml or shown != command:
             notes.append(
-                "Paths on the machine of the sweep were cut to their last part, and names and secrets taken out: put "
+                "Paths on the machine of the sweep were cut to their last part, and names, secrets and servers taken out: put "
                 "your own in their place before you repeat it."
             )
         environments = [
@@ -154,7 +155,7 @@ class _Gatherer:
             "data": self.scrub.name(facts.data),
             "objectives": {clean(k): v for k, v in facts.objectives.items()},
             "batch": facts.first_batch(),
-            "command": clean(command),
+            "command": shown,
             "yaml": yaml,
             "scrubbed": yaml != facts.yaml,
             "environment": environments,

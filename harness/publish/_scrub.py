@@ -31,6 +31,9 @@ _WHOLE = re.compile(r"(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\n]*")
 _YAML_VALUE = re.compile(
     r"^(\s*(?:-\s+)*(?:[\w.-]+:\s+)?)(/[^\n#]*/[^\n#]*?|[A-Za-z]:\\[^\n#]*?)(\s*(?:\s#.*)?)$", re.M
 )
+_SERVER = re.compile(r"""(https?://)(\[[0-9A-Fa-f:.]+\]|[^\s/:?#'"\[\]{},]+)(:\d+)?""")
+_INSIDE = re.compile(r"[\d.]+|\[.*\]|[^.]+|.*\.(?:local|localdomain|internal|intranet|lan|corp|home|private)", re.IGNORECASE)
+"""Servers that nobody outside can name: by address, without a domain, or in one that is not public."""
 _AGAIN = re.compile(r"(\[[\w ]+ removed\])(?: removed\])+")
 
 _COMMON_NAMES = frozenset(
@@ -128,7 +131,15 @@ class Scrubber:
 
     def yaml(self, text: str) -> str:
         """A YAML text; a value that is a path is known by its place, spaces and all."""
-        return self.clean(_YAML_VALUE.sub(lambda m: f"{m[1]}{_last_of(m[2])}{m[3]}", text))
+        return self.servers(_YAML_VALUE.sub(lambda m: f"{m[1]}{_last_of(m[2])}{m[3]}", text))
+
+    def servers(self, text: str) -> str:
+        """A text of settings, in which a URL is an endpoint: servers of one's own go by `private.example`."""
+
+        def public(found: re.Match[str]) -> str:
+            return f"{found[1]}private.example" if found[3] or _INSIDE.fullmatch(found[2]) else found[0]
+
+        return self.clean(_SERVER.sub(public, text))
 
     def value(self, value: object) -> object:
         """JSON data with every text in it cleaned, and what goes by the name of a host or user left out."""

@@ -59,6 +59,25 @@ def test_all_else_stays(text: str) -> None:
     assert SCRUB.problem(text) is None
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://127.0.0.1:8080/v1", "http://private.example/v1"),
+        ("http://[::1]:8080/v1", "http://private.example/v1"),
+        ("http://gpu-box/v1", "http://private.example/v1"),
+        ("https://judge.team.internal/v1", "https://private.example/v1"),
+        ("https://judge.team.org:8443/v1", "https://private.example/v1"),
+        ("https://api.openai.com/v1", "https://api.openai.com/v1"),
+    ],
+)
+def test_a_suite_names_no_server_of_ones_own(url: str, shown: str) -> None:
+    scrub = Scrubber()
+    text = "judge: {{panel: [base, {{endpoint: {0}, model: m}}]}}\nother:\n  - endpoint: '{0}'\n"
+    assert scrub.yaml(text.format(url)) == text.format(shown)
+    assert scrub.servers(f"--set measure.judge.model.endpoint={url}") == f"--set measure.judge.model.endpoint={shown}"
+    assert scrub.yaml(scrub.yaml(text.format(url))) == text.format(shown)
+
+
 def test_a_name_with_spaces_is_one_path() -> None:
     assert SCRUB.name("/home/bob smith/my models/tiny one") == "tiny one"
     assert SCRUB.yaml("models:\n  - /home/bob smith/tiny one # local\n  - org/hub\n") == (
