@@ -137,8 +137,8 @@ class _Gatherer:
         shown = self.scrub.servers(command)
         if yaml != facts.yaml or shown != command:
             notes.append(
-                "Paths on the machine of the sweep were cut to their last part, and names, secrets and servers taken out: put "
-                "your own in their place before you repeat it."
+                "Paths on the machine of the sweep were cut to their last part, and names, secrets and servers taken "
+                "out: put your own in their place before you repeat it."
             )
         environments = [
             (str(row["environment"]), self.scrub.value(mapping(row["json"])))

@@ -32,7 +32,9 @@ _YAML_VALUE = re.compile(
     r"^(\s*(?:-\s+)*(?:[\w.-]+:\s+)?)(/[^\n#]*/[^\n#]*?|[A-Za-z]:\\[^\n#]*?)(\s*(?:\s#.*)?)$", re.M
 )
 _SERVER = re.compile(r"""(https?://)(\[[0-9A-Fa-f:.]+\]|[^\s/:?#'"\[\]{},]+)(:\d+)?""")
-_INSIDE = re.compile(r"[\d.]+|\[.*\]|[^.]+|.*\.(?:local|localdomain|internal|intranet|lan|corp|home|private)", re.IGNORECASE)
+_INSIDE = re.compile(
+    r"[\d.]+|\[.*\]|[^.]+|.*\.(?:local|localdomain|internal|intranet|lan|corp|home|private)", re.IGNORECASE
+)
 """Servers that nobody outside can name: by address, without a domain, or in one that is not public."""
 _AGAIN = re.compile(r"(\[[\w ]+ removed\])(?: removed\])+")
 
