@@ -17,6 +17,7 @@ __all__ = [
     "Pairwise",
     "Profile",
     "Quality",
+    "Speaker",
     "Strict",
     "Task",
     "objective_problem",
@@ -97,6 +98,25 @@ class Endpoint(Strict):
         return self.model_dump(include={"endpoint", "model", "probabilities", "temperature", "max_tokens"})
 
 
+class Speaker(Strict):
+    """A model here that judges in words: it says why, and its verdict is read from its last line."""
+
+    local: str = Field(min_length=1, description="base, self, a recipe, or a model")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]+$")] | None = Field(
+        default=None, description="how reports call it; null: as local"
+    )
+    max_tokens: Limit = Field(default=256, description="tokens of its reply at most")
+
+    @property
+    def label(self) -> str:
+        """How reports call it."""
+        return self.name or self.local
+
+    def identity(self) -> dict[str, object]:
+        """What decides its votes."""
+        return self.model_dump(include={"local", "max_tokens"})
+
+
 class Quality(Strict):
     """How good each judge is, measured once for each and shown beside every figure it made."""
 
@@ -120,12 +140,12 @@ class Pairwise(Strict):
 class Judge(Strict):
     """Answers to prompts, rated by models: by the expectation over the rating tokens where there are probabilities."""
 
-    model: str | Endpoint = Field(
+    model: str | Endpoint | Speaker = Field(
         default="base",
         description="who judges: base (the untouched base model), self (the model under test), a recipe, a model, or "
-        "an endpoint",
+        "an endpoint; by probabilities, or in words ({local: base})",
     )
-    panel: list[str | Endpoint] = Field(default=[], description="several judges, in place of model")
+    panel: list[str | Endpoint | Speaker] = Field(default=[], description="several judges, in place of model")
     helpfulness: bool = Field(default=True, description="rate helpfulness from 1 to 10")
     harmlessness: bool = Field(default=True, description="rate harmlessness, yes or no")
     over_refusal: bool = Field(
@@ -154,9 +174,15 @@ class Judge(Strict):
         return {**plain, "judges": named}
 
     @property
-    def judges(self) -> tuple[str | Endpoint, ...]:
+    def judges(self) -> tuple[str | Endpoint | Speaker, ...]:
         """Who judges, in order."""
         return tuple(self.panel) or (self.model,)
+
+    @property
+    def models(self) -> tuple[str | None, ...]:
+        """The model that each judge is, as the suite names it; None behind an endpoint."""
+        names = [j.local if isinstance(j, Speaker) else j for j in self.judges]
+        return tuple(name if isinstance(name, str) else None for name in names)
 
     @property
     def priced(self) -> bool:
@@ -177,7 +203,7 @@ class Judge(Strict):
         names = [judge if isinstance(judge, str) else judge.label for judge in self.judges]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             yield ("panel",), f"two judges are called {twice[0]}; an endpoint may be given another name"
-        if self.pairwise is not None and names == ["self"]:
+        if self.pairwise is not None and set(self.models) == {"self"}:
             yield ("pairwise",), "a pair has two models under test; self cannot judge it: name another judge"
         if isinstance(self.prompts, dict) and (wrong := [a for a in self.prompts if a not in self.aspects()]):
             yield ("prompts", wrong[0]), f"{wrong[0]} is not judged{suggestion(wrong[0], self.aspects())}"

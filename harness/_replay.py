@@ -23,6 +23,7 @@ from harness.resolve import Facts, Models, Run, Settings, chain, chain_ends
 from harness.search import Past, best_trial
 from harness.spending import bound_before
 from harness.store import Store
+from harness.suite import Endpoint, Speaker
 
 __all__ = ["Cell", "CellState", "Replay"]
 
@@ -203,7 +204,7 @@ class Replay:
             artifact = chain_ends(self._facts, run, chain(self._facts, run)).artifact
             sides += [Answered(run.recipe, run.seed, artifact, key) for key in keys]
         judges = self._judges(base, chain_ends(self._facts, base, []))
-        specs = pair_specs(self._facts, model, sides, [j for j in judges or () if j.name != "self"])
+        specs = pair_specs(self._facts, model, sides, [j for j in judges or () if not j.own])
         return {item.key for spec in specs for item in spec.items}
 
     def _judges(self, run: Run, models: Models) -> tuple[JudgeSpec, ...] | None:
@@ -211,20 +212,23 @@ class Replay:
         judging = self._suite.measure.judge
         found = []
         for name in judging.judges if judging else ():
-            judge = given_judge(self._facts, name, models) or self._of_recipe(str(name), run)
+            judge = given_judge(self._facts, name, models)
+            if judge is None and not isinstance(name, Endpoint):
+                judge = self._of_recipe(name, run)
             if judge is None:
                 return None
             found.append(judge)
         return tuple(found)
 
-    def _of_recipe(self, name: str, run: Run) -> JudgeSpec | None:
+    def _of_recipe(self, named: str | Speaker, run: Run) -> JudgeSpec | None:
+        name = named if isinstance(named, str) else named.local
         settings: dict[str, Settings] = {}
         for owner in owners(self._suite, name):
             cell = self.cells.get((owner, run.model))
             if cell is None or cell.chosen is None:
                 return None
             settings[owner] = cell.chosen[1]
-        return judge_of_recipe(self._facts, name, run.model, settings)[1]
+        return judge_of_recipe(self._facts, named, run.model, settings)[1]
 
     def _shape(self, reference: str) -> str | None:
         if reference.startswith("model:"):

@@ -71,7 +71,7 @@ def judge_models(suite: Suite) -> list[str]:
     """The models that judge, where they are neither recipes' nor the suite's own."""
     known = ("self", "base", *suite.recipes, *suite.models)
     judging = suite.measure.judge
-    return [j for j in judging.judges if isinstance(j, str) and j not in known] if judging else []
+    return [name for name in judging.models if name is not None and name not in known] if judging else []
 
 
 def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
@@ -81,14 +81,13 @@ def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     from harness.measure.judge import endpoint_problem, prompt_problems, quality_problem
 
     where = ("measure", "judge", "panel") if judging.panel else ("measure", "judge", "model")
-    for index, judge in enumerate(judging.judges):
+    for index, (judge, name) in enumerate(zip(judging.judges, judging.models, strict=True)):
         place = suite.place(*where, index) if judging.panel else suite.place(*where)
+        problem = None
         if isinstance(judge, Endpoint):
             problem = endpoint_problem(judge)
-        elif judge in judge_models(suite) and (wrong := model_problem(judge)):
-            problem = f"{judge!r}: {wrong}"
-        else:
-            problem = None
+        elif name in judge_models(suite) and (wrong := model_problem(str(name))):
+            problem = f"{name!r}: {wrong}"
         if problem:
             yield f"{place}: {'.'.join(where)}: {problem}"
     for below, wrong in prompt_problems(judging, source):

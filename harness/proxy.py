@@ -9,7 +9,7 @@ from harness.history import owners
 from harness.keys import content_key
 from harness.method import find_method
 from harness.resolve import Facts, Models, Run, Settings, chain, chain_ends
-from harness.suite import Endpoint, Suite
+from harness.suite import Endpoint, Speaker, Suite
 
 __all__ = ["Proxy", "given_judge", "judge_of_recipe", "proxy_of"]
 
@@ -49,21 +49,32 @@ def proxy_of(suite: Suite) -> Proxy | None:
     return None
 
 
-def given_judge(facts: Facts, judge: str | Endpoint, models: Models) -> JudgeSpec | None:
+def given_judge(facts: Facts, judge: str | Endpoint | Speaker, models: Models) -> JudgeSpec | None:
     """A judge that the suite names, for a run's model; None where it is a recipe's (`judge_of_recipe`)."""
     if isinstance(judge, Endpoint):
         key = content_key("endpoint", **judge.identity())
         return JudgeSpec(name=judge.label, key=key, endpoint=judge.model_dump(mode="json"))
-    if judge == "self":
-        return JudgeSpec(name=judge, key=models.artifact, model=models.policy)
-    if judge in facts.suite.recipes:
+    name = judge.local if isinstance(judge, Speaker) else judge
+    if name == "self":
+        return _speaking(judge, JudgeSpec(name=name, key=models.artifact, model=models.policy, own=True))
+    if name in facts.suite.recipes:
         return None
-    reference = models.base if judge == "base" else f"model:{judge}"
-    return JudgeSpec(name=judge, key=facts.models[reference.removeprefix("model:")], model=reference)
+    reference = models.base if name == "base" else f"model:{name}"
+    return _speaking(judge, JudgeSpec(name=name, key=facts.models[reference.removeprefix("model:")], model=reference))
 
 
-def judge_of_recipe(facts: Facts, recipe: str, model: str, settings: Mapping[str, Settings]) -> tuple[Run, JudgeSpec]:
+def judge_of_recipe(
+    facts: Facts, judge: str | Speaker, model: str, settings: Mapping[str, Settings]
+) -> tuple[Run, JudgeSpec]:
     """The run whose model judges, of the suite's first seed, and the judge that it makes."""
+    recipe = judge.local if isinstance(judge, Speaker) else judge
     run = Run(recipe, model, facts.suite.seeds[0], settings)
     made = chain_ends(facts, run, chain(facts, run))
-    return run, JudgeSpec(name=recipe, key=made.artifact, model=made.policy)
+    return run, _speaking(judge, JudgeSpec(name=recipe, key=made.artifact, model=made.policy))
+
+
+def _speaking(judge: str | Speaker, spec: JudgeSpec) -> JudgeSpec:
+    if isinstance(judge, str):
+        return spec
+    key = content_key("words", judge=spec.key, max_tokens=judge.max_tokens)
+    return spec.model_copy(update={"name": judge.label, "key": key, "words": judge.max_tokens})

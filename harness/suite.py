@@ -26,6 +26,7 @@ from harness._measures import (
     Pairwise,
     Profile,
     Quality,
+    Speaker,
     Strict,
     Task,
     objective_problem,
@@ -57,6 +58,7 @@ __all__ = [
     "Quality",
     "Setting",
     "Space",
+    "Speaker",
     "Step",
     "Suite",
     "Task",
@@ -214,8 +216,8 @@ class Suite(Strict):
         if judging is None:
             return
         known = ["self", "base", *self.recipes, *self.models, *BUNDLED_MODELS]
-        for index, judge in enumerate(judging.judges):
-            if isinstance(judge, Endpoint):
+        for index, judge in enumerate(judging.models):
+            if judge is None:
                 continue
             path = ("measure", "judge", "panel", index) if judging.panel else ("measure", "judge", "model")
             if judge not in known and "/" not in judge and not judge.startswith((".", "~")):

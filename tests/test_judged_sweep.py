@@ -25,7 +25,10 @@ recipes:
   longer: [{{use: sft}}, {{sft: {{steps: 1, batch_size: 2, learning_rate: 2e-2}}}}]
 measure:
   judge:
-    panel: [base, {{endpoint: {url}, model: talker, input_price: 10000, output_price: 1000}}]
+    panel:
+      - base
+      - {{endpoint: {url}, model: talker, input_price: 10000, output_price: 1000}}
+      - {{local: base, name: stammerer, max_tokens: 8}}
     over_refusal: true
     multi_turn: true
     limit: 3
@@ -35,6 +38,7 @@ measure:
 precision: float32
 budget: {{trials_per_cell: 1}}
 """
+JUDGES = {"base", "talker", "stammerer"}
 COST = 100 * 10000 / 1e6 + 10 * 1000 / 1e6
 """Of a vote of the endpoint, at its prices."""
 
@@ -114,26 +118,32 @@ def test_runs_keep_their_figures_where_pairs_fail_and_only_the_pairs_are_made_la
 
 
 def test_the_plan_counts_every_measurement(judged: Judged) -> None:
-    # Three models judged, two judges checked, three pairs of models.
+    # Three models judged, three judges checked, three pairs of models.
     (made,) = judged.rows("SELECT count(*) FROM raw.measurements")
-    assert made == (3 + 2 + 3,)
+    assert made == (3 + 3 + 3,)
     # While tuning has decided nothing, pairs are not known; here nothing is tuned.
-    assert judged.plan.estimate.measurements == 8
+    assert judged.plan.estimate.measurements == 9
 
 
 def test_every_judge_votes_on_every_answer(judged: Judged) -> None:
     sql = "SELECT aspect, judge, count(*) FROM raw.judge_votes GROUP BY ALL"
     counts = {(a, j): n for a, j, n in judged.rows(sql)}
-    assert {j for _, j in counts} == {"base", "talker"}
+    assert {j for _, j in counts} == JUDGES
     for aspect in ("helpfulness", "harmlessness", "over_refusal", "multi_turn"):
-        assert counts[aspect, "base"] == counts[aspect, "talker"] > 0
+        assert counts[aspect, "base"] == counts[aspect, "talker"] == counts[aspect, "stammerer"] > 0
     turns = judged.rows("SELECT DISTINCT turn FROM raw.judge_votes WHERE aspect = 'multi_turn' ORDER BY turn")
     assert turns == [(1,), (2,)]
 
 
 def test_what_is_no_verdict_is_a_row_and_no_score(judged: Judged) -> None:
-    unread = judged.rows("SELECT DISTINCT aspect, verdict, score, words FROM judgements WHERE verdict = 'unparsed'")
-    assert unread == [("over_refusal", "unparsed", None, "Who is to say?")]
+    sql = (
+        "SELECT DISTINCT aspect, verdict, score, words FROM judgements WHERE judge = 'talker' AND verdict = 'unparsed'"
+    )
+    assert judged.rows(sql) == [("over_refusal", "unparsed", None, "Who is to say?")]
+    # A random model ends as nobody told it to, and what it said is kept.
+    said = judged.rows("SELECT DISTINCT verdict, score FROM judgements WHERE judge = 'stammerer'")
+    assert said == [("unparsed", None)]
+    assert judged.rows("SELECT count(*) > 0 FROM judgements WHERE judge = 'stammerer' AND words <> ''") == [(True,)]
     (alone,) = judged.rows("SELECT count(*) FROM judgements WHERE aspect = 'over_refusal' AND score IS NOT NULL")
     assert alone[0] > 0
     shown = judged.rows("SELECT DISTINCT metric FROM scores WHERE task = 'judge' ORDER BY ALL")
@@ -157,7 +167,7 @@ def test_a_preference_that_follows_the_order_is_a_tie(judged: Judged) -> None:
 
 def test_every_judge_is_checked_and_its_key_is_that_of_its_votes(judged: Judged) -> None:
     found = judged.rows('SELECT judge, judge_key, "check" FROM judge_quality ORDER BY ALL')
-    assert {(j, c) for j, _, c in found} == {(j, c) for j in ("base", "talker") for c in ("known_order", "injection")}
+    assert {(j, c) for j, _, c in found} == {(j, c) for j in JUDGES for c in ("known_order", "injection")}
     keys = set(judged.rows("SELECT DISTINCT judge, judge_key FROM raw.judge_votes"))
     assert {(j, k) for j, k, _ in found} == keys
     order = "SELECT \"value\", flipped FROM judge_quality WHERE judge = 'talker' AND \"check\" = 'known_order'"

@@ -218,11 +218,14 @@ class _Work:
 
     def voter(self, judge: JudgeSpec) -> "Voter":
         """A judge; what it says is kept by its content, whoever asks again."""
-        from harness.measure.judge import CachedVoter, EndpointVoter, LocalVoter, VoteCache
+        from harness.measure.judge import CachedVoter, EndpointVoter, LocalVoter, SpeakingVoter, VoteCache
 
         if judge.endpoint is None:
             loaded = self.load(str(judge.model))
-            return LocalVoter(loaded, judge.name, judge.key, pass_tokens(loaded.model, self.spec.repeat))
+            tokens = pass_tokens(loaded.model, self.spec.repeat)
+            if judge.words is not None:
+                return SpeakingVoter(loaded, judge.name, judge.key, judge.words, tokens)
+            return LocalVoter(loaded, judge.name, judge.key, tokens)
         # In a repeat for the noise floor too: an endpoint is asked anew only where the answer is another.
         votes = VoteCache(self.folders.votes)
         endpoint = Endpoint.model_validate(judge.endpoint)

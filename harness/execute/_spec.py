@@ -69,6 +69,8 @@ class JudgeSpec(_Spec):
     name: str
     key: str = Field(description="what decides its votes")
     model: str | None = None
+    words: int | None = Field(default=None, description="tokens of the words it judges in; null: by probabilities")
+    own: bool = Field(default=False, description="it is the model under test itself")
     endpoint: dict[str, Any] | None = None
 
 

@@ -16,7 +16,7 @@ from statistics import median
 
 import numpy as np
 
-from harness.stats._crossed import crossed_interval, paired_difference
+from harness.stats._crossed import crossed_interval
 from harness.stats._several import holm
 from harness.stats._slopes import Slope, slope_within
 from harness.stats._types import Array, Interval, check_confidence, students_t
@@ -82,16 +82,6 @@ def rated_difference(ratings: Sequence[Rating], a: str, b: str, confidence: floa
     if not both:
         return Unknown(f"nobody has rated both {a} and {b} on one prompt")
     scores = np.array([cells[p, who, a] - cells[p, who, b] for p, who in both], dtype=np.float64)
-    prompts, raters = sorted({p for p, _ in both}), {who for _, who in both}
-    if float(np.ptp(scores)) == 0 and len(prompts) > 1:
-        # What prompts not seen may do goes by the range of the ratings, not of their differences, which have none.
-        first, second = (
-            {p: float(np.mean([cells[q, who, model] for q, who in both if q == p])) for p in prompts}
-            for model in (a, b)
-        )
-        found = paired_difference(first, second, confidence)
-        own = Interval(found.low, found.value, found.high, scores.size, found.stderr, confidence)
-        return RatedMean(own, len(prompts), len(raters))
     return _two_way(scores, [p for p, _ in both], [who for _, who in both], confidence)
 
 

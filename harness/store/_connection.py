@@ -16,10 +16,11 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["LOCK_WAIT_SECONDS", "UnreadableError", "connect", "database_problem", "writer_lock"]
+__all__ = ["LOCK_WAIT_SECONDS", "UnreadableError", "connect", "database_problem", "let_writer_in", "writer_lock"]
 
 LOCK_WAIT_SECONDS = 30.0
 """How long an open waits for another process before it gives up. An ingest takes well under a second."""
+_LET_IN_SECONDS = 3.0
 
 # DuckDB shares one instance of a file within a process and refuses a second open with another configuration: the
 # threads of one process take turns.
@@ -146,3 +147,20 @@ def writer_lock(path: Path, wait: float | None = None) -> Iterator[None]:
                     ) from error
             time.sleep(0.02)
         yield
+
+
+def let_writer_in(path: Path) -> None:
+    """Wait while a writer is at work or waits for the database, for some seconds at most.
+
+    Who reads in a row gives the database up for an instant only, which a writer that looks now and then would miss.
+
+    Args:
+        path: as for `writer_lock`.
+    """
+    deadline = time.monotonic() + _LET_IN_SECONDS
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            time.sleep(0.01)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from harness.errors import UserError
-from harness.store._connection import connect, database_problem
+from harness.store._connection import connect, database_problem, let_writer_in
 from harness.store._ingest import fingerprint, recorded_fingerprint
 from harness.store._views import VIEWS
 
@@ -46,8 +46,11 @@ class Reader:
     """Queries in a row on one opening of the database: one that is there, which is left open, or one of its own, which
     is given up and made anew when it is half a second old."""
 
-    def __init__(self, database: Path, given: "duckdb.DuckDBPyConnection | None" = None) -> None:
-        self._database, self.given = database, given
+    def __init__(
+        self, database: Path, given: "duckdb.DuckDBPyConnection | None" = None, lock: Path | None = None
+    ) -> None:
+        """`lock` is the writers' (`writer_lock`): they are let in when the opening is made anew."""
+        self._database, self.given, self._lock = database, given, lock
         self._stack = contextlib.ExitStack()
         self._own: duckdb.DuckDBPyConnection | None = None
         self._since = 0.0
@@ -58,6 +61,8 @@ class Reader:
             return _ask(self.given, self._database, sql, params)
         if self._own is not None and time.monotonic() - self._since > _KEPT_S:
             self.close()
+            if self._lock is not None:
+                let_writer_in(self._lock)
         if self._own is None:
             self._own = self._stack.enter_context(_opened(self._database, None))
             self._since = time.monotonic()

@@ -202,7 +202,7 @@ class Store:
         """
         from harness.store._query import Reader
 
-        with self._read_by(self._reader or Reader(self.database)):
+        with self._read_by(self._reader or Reader(self.database, lock=self._lock)):
             yield
 
     @contextlib.contextmanager

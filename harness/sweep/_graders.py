@@ -8,6 +8,7 @@ from harness.execute import JudgeSpec
 from harness.history import owners
 from harness.proxy import given_judge, judge_of_recipe, proxy_of
 from harness.resolve import Facts, Models, Run, Settings, chain
+from harness.suite import Endpoint, Speaker
 from harness.sweep._work import FailedRunError, Work
 
 __all__ = ["Chosen", "Graders"]
@@ -51,16 +52,19 @@ class Graders:
         found = []
         for judge in judging.judges if judging else ():
             given = given_judge(self._facts, judge, models)
-            found.append(given or await self._recipes(str(judge), run))
+            if given is None and not isinstance(judge, Endpoint):
+                given = await self._recipes(judge, run)
+            found += [given] if given is not None else []
         return tuple(found)
 
-    async def _recipes(self, name: str, run: Run) -> JudgeSpec:
+    async def _recipes(self, named: str | Speaker, run: Run) -> JudgeSpec:
+        name = named if isinstance(named, str) else named.local
         if (name, run.model) not in self._chosen:
             raise FailedRunError.because(f"the judge {name} is not run: no target here runs it")
         if await self._chosen[name, run.model] is None:
             raise FailedRunError.because(f"the judge {name} has no successful trial")
         settings = {o: c[1] for o in owners(self._suite, name) if (c := await self._chosen[o, run.model]) is not None}
-        made, judge = judge_of_recipe(self._facts, name, run.model, settings)
+        made, judge = judge_of_recipe(self._facts, named, run.model, settings)
         for spec in chain(self._facts, made):
             await self._work.stage(spec)
         return judge

@@ -137,7 +137,7 @@ class _Sweep:
         try:
             judges = await self._graders.judges(base, chain_ends(self.facts, base, []))
             # Two models are under test, and neither is the other's judge.
-            others = [judge for judge in judges if judge.name != "self"]
+            others = [judge for judge in judges if not judge.own]
             specs = pair_specs(self.facts, base.model, self._answered[base.model], others)
             # The answers are read from the store.
             self.store.ingest()

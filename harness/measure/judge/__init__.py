@@ -9,6 +9,7 @@ from harness.measure.judge._pairs import measure_pairs
 from harness.measure.judge._panel import judge_fingerprint, measure_judge
 from harness.measure.judge._quality import measure_quality, quality_fingerprint
 from harness.measure.judge._sets import judge_prompts, prompt_problems
+from harness.measure.judge._speaking import SpeakingVoter
 from harness.measure.judge._types import JudgePrompt, Question, Verdict, Voter
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "JudgePrompt",
     "LocalVoter",
     "Question",
+    "SpeakingVoter",
     "Verdict",
     "VoteCache",
     "Voter",

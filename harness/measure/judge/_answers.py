@@ -1,6 +1,7 @@
 """The answers of the model under test: greedy, through its chat template; a follow-up is asked after its own answer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
@@ -12,7 +13,7 @@ from harness.method import LoadedModel
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["answer_prompts", "answer_turns", "chat_ids", "check_length", "check_template"]
+__all__ = ["Written", "answer_prompts", "answer_turns", "chat_ids", "check_length", "check_template", "written"]
 
 Progress = Callable[[int, int], None]
 Turns = Sequence[tuple[str, str]]
@@ -78,8 +79,6 @@ def _answer(
     tokens: int | None,
     counts: Requests | None,
 ) -> list[str]:
-    from harness.measure.scoring import Engine
-
     if not chats:
         return []
     tokenizer = loaded.tokenizer
@@ -90,16 +89,38 @@ def _answer(
         chat = [{"role": role, "content": neutralise(content, markers)} for role, content in turns]
         contexts.append(chat_ids(tokenizer, chat_text(tokenizer, chat)))
         check_length(loaded, len(contexts[-1]) + max_new_tokens, f"the prompt {turns[-1][1][:60]!r}")
-    own = getattr(loaded.model.generation_config, "eos_token_id", None)
-    ends = {tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
-    engine = Engine(loaded.model, tokens)
-    generated = engine.generate(contexts, max_new_tokens, ends=frozenset(ends), progress=progress)
+    replies = written(loaded, contexts, max_new_tokens, progress, tokens)
     if counts is not None:
-        for one in generated:
+        for one in replies:
             # A prompt that does not fit is refused above.
             counts.cut(0)
             counts.wrote(ended=one.ended)
-    return [tokenizer.decode(g.tokens, skip_special_tokens=True).strip() for g in generated]
+    return [one.text for one in replies]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote, without special tokens, and whether it ended by itself."""
+
+    text: str
+    ended: bool
+
+
+def written(
+    loaded: LoadedModel,
+    contexts: Sequence[list[int]],
+    max_new_tokens: int,
+    progress: Progress | None = None,
+    tokens: int | None = None,
+) -> list[Written]:
+    """The model's greedy replies to chats in tokens, in order, generated in batches."""
+    from harness.measure.scoring import Engine
+
+    own = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ends = {loaded.tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])} - {None}
+    engine = Engine(loaded.model, tokens)
+    generated = engine.generate(contexts, max_new_tokens, ends=frozenset(ends), progress=progress)
+    return [Written(loaded.tokenizer.decode(g.tokens, skip_special_tokens=True).strip(), g.ended) for g in generated]
 
 
 def chat_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
