@@ -140,10 +140,10 @@ def test_what_is_no_verdict_is_a_row_and_no_score(judged: Judged) -> None:
         "SELECT DISTINCT aspect, verdict, score, words FROM judgements WHERE judge = 'talker' AND verdict = 'unparsed'"
     )
     assert judged.rows(sql) == [("over_refusal", "unparsed", None, "Who is to say?")]
-    # A random model ends as nobody told it to, and what it said is kept.
+    # A random model ends as nobody told it to: its words are kept, empty ones too.
     said = judged.rows("SELECT DISTINCT verdict, score FROM judgements WHERE judge = 'stammerer'")
     assert said == [("unparsed", None)]
-    assert judged.rows("SELECT count(*) > 0 FROM judgements WHERE judge = 'stammerer' AND words <> ''") == [(True,)]
+    assert judged.rows("SELECT count(*) FROM judgements WHERE judge = 'stammerer' AND words IS NULL") == [(0,)]
     (alone,) = judged.rows("SELECT count(*) FROM judgements WHERE aspect = 'over_refusal' AND score IS NOT NULL")
     assert alone[0] > 0
     shown = judged.rows("SELECT DISTINCT metric FROM scores WHERE task = 'judge' ORDER BY ALL")
