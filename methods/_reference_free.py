@@ -7,15 +7,16 @@ position, and take ORPO's likelihood over the prompt too. Here the rows, the hea
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from harness.method import Context, Inputs, Trained, tunable
-from methods._adapters import AdapterMethod, AdapterParams, finished
+from harness.method import Context, tunable
+from methods._adapters import AdapterParams
 from methods._head import use_completion_head
-from methods._rows import preference_rows, training_order
-from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
+from methods._pairs_method import PairRows, PairsMethod
+from methods._rows import training_order
+from methods._trl import lora_config, rows_wanted, training_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
 __all__ = ["Objective", "Outcome", "ReferenceFreeMethod", "ReferenceFreeParams", "Side"]
-
-_METRICS = {
-    "rewards/margins": "rewards_margin",
-    "rewards/accuracies": "rewards_accuracy",
-    "rewards/chosen": "rewards_chosen",
-    "rewards/rejected": "rewards_rejected",
-    "logps/chosen": "logps_chosen",
-    "logps/rejected": "logps_rejected",
-}
 
 
 @dataclass(frozen=True)
@@ -71,41 +63,25 @@ class ReferenceFreeParams(AdapterParams):
 P = TypeVar("P", bound=ReferenceFreeParams)
 
 
-class ReferenceFreeMethod(AdapterMethod[P]):
+class ReferenceFreeMethod(PairsMethod[P]):
     """A method that trains the policy by `objective`, and holds no other model."""
-
-    figures: ClassVar[tuple[str, ...]] = ()
-    """The names in `Outcome.figures`."""
 
     @staticmethod
     @abstractmethod
     def objective(params: P) -> Objective:
         """The loss with these settings, of the chosen and the rejected answers of a batch."""
 
-    def run(self, inputs: Inputs, params: P, context: Context) -> Trained:
-        """Train the policy in place.
-
-        Raises:
-            UserError: no dataset, no usable pair, no chat template.
-            InfeasibleError: diverged, or out of memory.
-            PrunedError: past the deadline.
-        """
-        from methods._ppo_attention import quick_attention
-
-        policy = inputs.load("policy")
-        dataset = need_dataset(inputs, self.name)
-        rows = preference_rows(dataset, policy.tokenizer, params.max_length)
-        with quick_attention(policy.model):
-            trainer = _make_trainer(policy.model, policy.tokenizer, rows, params, self.objective(params), context)
-            metrics = train(trainer, context, {**_METRICS, **{name: name for name in self.figures}})
-        metrics["rows_left_out"] = float(len(dataset) - len(rows))
-        return finished(trainer, policy.tokenizer, params, metrics, context)
+    def trainer(
+        self, model: "PreTrainedModel", tokenizer: object, pairs: PairRows, params: P, context: Context
+    ) -> "Trainer":
+        """See `PairsMethod`."""
+        return _make_trainer(model, tokenizer, pairs, params, self.objective(params), context)
 
 
 def _make_trainer(
     model: "PreTrainedModel",
     tokenizer: object,
-    rows: list[dict[str, list[int]]],
+    rows: PairRows,
     params: ReferenceFreeParams,
     objective: Objective,
     context: Context,

@@ -4,9 +4,13 @@ Xu et al. 2024, arXiv:2401.08417: -log sigmoid(beta (log p(chosen) - log p(rejec
 is taken as the mean over the answer's tokens, as TRL does; as a sum, it would drown the first where answers are long.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from harness.method import tunable
+from methods._pairs_method import PAIR_METRICS
 from methods._reference_free import Objective, Outcome, ReferenceFreeMethod, ReferenceFreeParams, Side
 
 __all__ = ["CPO", "CPOParams"]
@@ -37,9 +41,7 @@ class CPO(ReferenceFreeMethod[CPOParams]):
     paper = "Xu et al. 2024, arXiv:2401.08417"
     version = 1
     params = CPOParams
-    needs = frozenset({"policy"})
-    dataset_kind = "preferences"
-    figures = ("nll",)
+    logged: ClassVar[Mapping[str, str]] = {**PAIR_METRICS, "nll": "nll"}
 
     @staticmethod
     def objective(params: CPOParams) -> Objective:

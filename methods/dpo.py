@@ -3,15 +3,16 @@
 Its variants are other losses of the same log-ratios, and settings of the same method.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from harness.method import Context, Inputs, Trained, tunable
-from methods._adapters import AdapterMethod, AdapterParams, finished
-from methods._head import use_completion_head
-from methods._rows import preference_rows, training_order
-from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
+from harness.method import Context, tunable
+from methods._adapters import AdapterParams
+from methods._pairs_method import PairRows, PairsMethod, own_reference
+from methods._rows import training_order
+from methods._trl import lora_config, rows_wanted, training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DPO", "DPOParams"]
 
-_METRICS = {
-    "rewards/margins": "rewards_margin",
-    "rewards/accuracies": "rewards_accuracy",
-    "rewards/chosen": "rewards_chosen",
-    "rewards/rejected": "rewards_rejected",
-    "logps/chosen": "logps_chosen",
-    "logps/rejected": "logps_rejected",
-}
 _SMOOTHED = ("cdpo", "robust", "exo_pair", "aot", "aot_unpaired")
 _PAPER_TAU = 0.05
 
@@ -115,7 +108,7 @@ class DPOParams(AdapterParams):
         return self
 
 
-class DPO(AdapterMethod[DPOParams]):
+class DPO(PairsMethod[DPOParams]):
     """Preference learning without a reward model; the reference is the policy as it came in."""
 
     name = "dpo"
@@ -123,53 +116,23 @@ class DPO(AdapterMethod[DPOParams]):
     paper = "Rafailov et al. 2023, arXiv:2305.18290"
     version = 1
     params = DPOParams
-    needs = frozenset({"policy"})
-    dataset_kind = "preferences"
 
-    def run(self, inputs: Inputs, params: DPOParams, context: Context) -> Trained:
-        """Train the policy in place.
-
-        Raises:
-            UserError: no dataset, no usable pair, no chat template.
-            InfeasibleError: diverged, or out of memory.
-            PrunedError: past the deadline.
-        """
-        from methods._ppo_attention import quick_attention
-
-        policy = inputs.load("policy")
-        dataset = need_dataset(inputs, self.name)
-        rows = preference_rows(dataset, policy.tokenizer, params.max_length)
-        # Around both: the reference's log-probabilities must come from the very arithmetic of training.
-        with quick_attention(policy.model):
-            trainer = _make_trainer(policy.model, policy.tokenizer, rows, params, context)
-            metrics = train(trainer, context, _METRICS)
-        metrics["rows_left_out"] = float(len(dataset) - len(rows))
-        return finished(trainer, policy.tokenizer, params, metrics, context)
+    def trainer(
+        self, model: "PreTrainedModel", tokenizer: object, pairs: PairRows, params: DPOParams, context: Context
+    ) -> "Trainer":
+        """See `PairsMethod`."""
+        return _make_trainer(model, tokenizer, pairs, params, context)
 
 
 def _make_trainer(
     model: "PreTrainedModel",
     tokenizer: object,
-    rows: list[dict[str, list[int]]],
+    rows: PairRows,
     params: DPOParams,
     context: Context,
 ) -> "Trainer":
     import datasets
     from trl import DPOConfig, DPOTrainer
-
-    class Precomputed(DPOTrainer):  # type: ignore[misc]  # trl is untyped
-        """DPO whose reference is the policy in memory before its first update.
-
-        Left alone, the trainer would load the reference from the path in the model's config, or write the
-        log-probabilities of the whole dataset to a cache file.
-        """
-
-        def _prepare_dataset(self, dataset: "Dataset", *_: object) -> "Dataset":
-            return dataset
-
-        def _precompute_ref_logps(self, dataset: "Dataset", _name: str, batch_size: int) -> "Dataset":
-            use_completion_head(model)
-            return _with_reference(self, dataset, batch_size, context)
 
     order = training_order(len(rows), rows_wanted(params), context.seed)
     arguments = training_arguments(
@@ -186,13 +149,15 @@ def _make_trainer(
         precompute_ref_log_probs=True,
         disable_dropout=True,
     )
-    return Precomputed(
+    made = own_reference(DPOTrainer, model, partial(_with_reference, context=context))
+    trained: Trainer = made(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_list([{**rows[i], "row": i} for i in order]),
         processing_class=tokenizer,
         peft_config=lora_config(params, "CAUSAL_LM"),
     )
+    return trained
 
 
 def _loss(params: DPOParams) -> dict[str, object]:

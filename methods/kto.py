@@ -5,30 +5,23 @@ the reference times beta, the loss of a good answer is 1 - sigmoid(r - z), that 
 preference set is taken apart: its pairs become single answers with a label, shuffled.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.method import Context, Inputs, Trained, tunable
-from methods._adapters import AdapterMethod, AdapterParams, finished
-from methods._head import use_completion_head
-from methods._rows import preference_rows, training_order
-from methods._trl import lora_config, need_dataset, rows_wanted, train, training_arguments
+from harness.method import Context, tunable
+from methods._adapters import AdapterParams
+from methods._pairs_method import PAIR_METRICS, PairRows, PairsMethod, own_reference
+from methods._rows import training_order
+from methods._trl import lora_config, rows_wanted, training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
 __all__ = ["KTO", "KTOParams"]
-
-_METRICS = {
-    "rewards/margins": "rewards_margin",
-    "rewards/chosen": "rewards_chosen",
-    "rewards/rejected": "rewards_rejected",
-    "logps/chosen": "logps_chosen",
-    "logps/rejected": "logps_rejected",
-    "kl": "kl",
-}
 
 Answer = dict[str, Any]
 
@@ -71,7 +64,7 @@ class KTOParams(AdapterParams):
         return self
 
 
-class KTO(AdapterMethod[KTOParams]):
+class KTO(PairsMethod[KTOParams]):
     """Learning from good and bad answers without pairs; the reference is the policy as it came in."""
 
     name = "kto"
@@ -79,33 +72,20 @@ class KTO(AdapterMethod[KTOParams]):
     paper = "Ethayarajh et al. 2024, arXiv:2402.01306"
     version = 1
     params = KTOParams
-    needs = frozenset({"policy"})
-    dataset_kind = "preferences"
+    # Of single answers there is no accuracy, and there is the KL term.
+    logged: ClassVar[Mapping[str, str]] = {
+        **{k: v for k, v in PAIR_METRICS.items() if k != "rewards/accuracies"},
+        "kl": "kl",
+    }
 
-    def run(self, inputs: Inputs, params: KTOParams, context: Context) -> Trained:
-        """Train the policy in place.
-
-        Raises:
-            UserError: no dataset, no usable pair, no chat template.
-            InfeasibleError: diverged, or out of memory.
-            PrunedError: past the deadline.
-        """
-        from methods._ppo_attention import quick_attention
-
-        policy = inputs.load("policy")
-        dataset = need_dataset(inputs, self.name)
-        pairs = preference_rows(dataset, policy.tokenizer, params.max_length)
-        # Around both: the reference's log-probabilities must come from the very arithmetic of training.
-        with quick_attention(policy.model):
-            trainer = _make_trainer(
-                policy.model, policy.tokenizer, _answers(pairs, params, context.seed), params, context
-            )
-            metrics = train(trainer, context, _METRICS)
-        metrics["rows_left_out"] = float(len(dataset) - len(pairs))
-        return finished(trainer, policy.tokenizer, params, metrics, context)
+    def trainer(
+        self, model: "PreTrainedModel", tokenizer: object, pairs: PairRows, params: KTOParams, context: Context
+    ) -> "Trainer":
+        """See `PairsMethod`."""
+        return _make_trainer(model, tokenizer, _answers(pairs, params, context.seed), params, context)
 
 
-def _answers(pairs: list[dict[str, list[int]]], params: KTOParams, seed: int) -> list[Answer]:
+def _answers(pairs: PairRows, params: KTOParams, seed: int) -> list[Answer]:
     """The answers a run sees, in order, each with its label and, for the KL term, its neighbour's in the batch."""
     single = [
         {"prompt_ids": pair["prompt_ids"], "completion_ids": pair[side], "label": side == "chosen_ids"}
@@ -131,16 +111,6 @@ def _make_trainer(
     import datasets
     from trl import KTOConfig, KTOTrainer
 
-    class Precomputed(KTOTrainer):  # type: ignore[misc]  # trl is untyped
-        """KTO whose reference is the policy in memory before its first update, never written to a cache file."""
-
-        def _prepare_dataset(self, dataset: "Dataset", *_: object) -> "Dataset":
-            return dataset
-
-        def _precompute_ref_logps(self, dataset: "Dataset", _name: str, batch_size: int) -> "Dataset":
-            use_completion_head(model)
-            return _with_reference(self, dataset, batch_size, context)
-
     arguments = training_arguments(
         KTOConfig,
         params,
@@ -155,13 +125,15 @@ def _make_trainer(
         precompute_ref_log_probs=True,
         disable_dropout=True,
     )
-    return Precomputed(
+    made = own_reference(KTOTrainer, model, partial(_with_reference, context=context))
+    trained: Trainer = made(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(answers),
         processing_class=tokenizer,
         peft_config=lora_config(params, "CAUSAL_LM"),
     )
+    return trained
 
 
 def _with_reference(trainer: Any, dataset: "Dataset", batch_size: int, context: Context) -> "Dataset":  # noqa: ANN401  # trl is untyped

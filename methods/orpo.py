@@ -4,11 +4,13 @@ Hong, Lee & Thorne 2024, arXiv:2403.07691: with p the geometric mean of an answe
 p / (1 - p), the loss is -log p(chosen) - beta log sigmoid(log odds(chosen) - log odds(rejected)).
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from harness.method import tunable
+from methods._pairs_method import PAIR_METRICS
 from methods._reference_free import Objective, Outcome, ReferenceFreeMethod, ReferenceFreeParams, Side
 
 if TYPE_CHECKING:
@@ -46,9 +48,7 @@ class ORPO(ReferenceFreeMethod[ORPOParams]):
     paper = "Hong et al. 2024, arXiv:2403.07691"
     version = 1
     params = ORPOParams
-    needs = frozenset({"policy"})
-    dataset_kind = "preferences"
-    figures = ("nll", "log_odds_ratio")
+    logged: ClassVar[Mapping[str, str]] = {**PAIR_METRICS, "nll": "nll", "log_odds_ratio": "log_odds_ratio"}
 
     @staticmethod
     def objective(params: ORPOParams) -> Objective:

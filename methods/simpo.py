@@ -43,8 +43,6 @@ class SimPO(ReferenceFreeMethod[SimPOParams]):
     paper = "Meng et al. 2024, arXiv:2405.14734"
     version = 1
     params = SimPOParams
-    needs = frozenset({"policy"})
-    dataset_kind = "preferences"
 
     @staticmethod
     def objective(params: SimPOParams) -> Objective:
