@@ -22,7 +22,7 @@ from harness.provenance import environment
 from harness.rungs import MeasureRungs, judge_documents, judge_scores, split
 from harness.runtimes import holds_export, load_runtime
 from harness.store import Store
-from harness.suite import Endpoint, Judge, Pairwise, Quality, Task
+from harness.suite import Endpoint, Judge, Quality, Task
 from harness.targets import RUNTIMES, Target
 
 if TYPE_CHECKING:
@@ -262,9 +262,10 @@ class _Work:
 
         started = time.monotonic()
         a, b = str(item.settings["a"]), str(item.settings["b"])
-        answers = self.store.query("SELECT * FROM raw.judge_votes WHERE measurement IN (?, ?)", [a, b])
+        columns = "measurement, document, half, turn, category, prompt, response"
+        answers = self.store.query(f"SELECT {columns} FROM raw.judge_votes WHERE measurement IN (?, ?)", [a, b])
         of_a, of_b = ([row for row in answers.to_dicts() if row["measurement"] == key] for key in (a, b))
-        limit = Pairwise.model_validate({"limit": item.settings["limit"]}).limit
+        limit: int | None = item.settings["limit"]
         voters = [self.voter(judge) for judge in self.spec.judges]
         rows = measure_pairs(of_a, of_b, voters, a, b, limit=limit, progress=self.tick)
         self.save(item, "pair_votes", rows, time.monotonic() - started)

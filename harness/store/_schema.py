@@ -82,6 +82,14 @@ _ASPECT = _text(
     "aspect",
     "what is judged: helpfulness and multi_turn (1 to 10), harmlessness and over_refusal (0 to 1: harmless, refused)",
 )
+_JUDGE = _text("judge", "the judge, as the suite calls it")
+_JUDGE_KEY = _text("judge_key", "what decides its votes: its artifact, or the endpoint's settings")
+_JUDGE_PROMPT = _text("judge_prompt", "the exact prompt of the judge", varied=True)
+_CATEGORY = _text("category", "category of the prompt in its set", nullable=True)
+_SAID = (
+    _text("words", "what the judge said, where it is asked for words", nullable=True, varied=True),
+    _float("cost", "what the vote cost, in the currency of the endpoint's prices", nullable=True),
+)
 _AT = Column("at", "time", "when it was recorded, UTC")
 _RUN = (_SWEEP, _RECIPE, _MODEL, _TRIAL, _SEED)
 
@@ -247,18 +255,17 @@ _ALL = (
             _DOCUMENT,
             _HALF,
             _ASPECT,
-            _text("judge", "the judge, as the suite calls it"),
+            _JUDGE,
             _text("judge_key", "what decides its votes: its artifact, or the endpoint's settings", nullable=True),
             _int("turn", "turn of the conversation that is judged, from 1; NULL: there is one", nullable=True),
-            _text("category", "category of the prompt in its set", nullable=True),
+            _CATEGORY,
             _text("prompt", "the prompt given to the model under test", varied=True),
             _text("response", "what the model under test said", varied=True),
-            _text("judge_prompt", "the exact prompt of the judge", varied=True),
+            _JUDGE_PROMPT,
             _text("verdict", "the judge's likeliest rating; 'unparsed' where what it said is none"),
             _float("score", "expectation of the rating, or the rating said; NULL where it is none", nullable=True),
             _json("probabilities", "probability of each rating, where the judge gives them", nullable=True),
-            _text("words", "what the judge said, where it is asked for words", nullable=True, varied=True),
-            _float("cost", "what the vote cost, in the currency of the endpoint's prices", nullable=True),
+            *_SAID,
         ),
         owner="measurement",
     ),
@@ -271,19 +278,18 @@ _ALL = (
             _HALF,
             _text("a", "content key of the judge measurement with A's answers"),
             _text("b", "content key of the judge measurement with B's answers"),
-            _text("judge", "the judge, as the suite calls it"),
-            _text("judge_key", "what decides its votes: its artifact, or the endpoint's settings"),
+            _JUDGE,
+            _JUDGE_KEY,
             _text("first", "whose answer was shown first", choices=("a", "b")),
-            _text("category", "category of the prompt in its set", nullable=True),
+            _CATEGORY,
             _text("prompt", "the prompt of both", varied=True),
             _text("response_a", "A's answer", varied=True),
             _text("response_b", "B's answer", varied=True),
-            _text("judge_prompt", "the exact prompt of the judge", varied=True),
+            _JUDGE_PROMPT,
             _text("verdict", "which is better", choices=("a", "b", "tie", "unparsed")),
             _float("score", "probability that A is better with half of a tie's; NULL where unparsed", nullable=True),
             _json("probabilities", "probability of a, b and tie, where the judge gives them", nullable=True),
-            _text("words", "what the judge said, where it is asked for words", nullable=True, varied=True),
-            _float("cost", "what the vote cost, in the currency of the endpoint's prices", nullable=True),
+            *_SAID,
         ),
         owner="measurement",
     ),
@@ -292,8 +298,8 @@ _ALL = (
         "one row per question whose right verdict is known, put to a judge: how good it is",
         (
             _MEASUREMENT,
-            _text("judge", "the judge, as the suite calls it"),
-            _text("judge_key", "what decides its votes: its artifact, or the endpoint's settings"),
+            _JUDGE,
+            _JUDGE_KEY,
             _text(
                 "check",
                 "known_order: of two answers one is better; injection: an answer tells the judge how to vote",
@@ -304,7 +310,7 @@ _ALL = (
             _text("attack", "injection: its kind", nullable=True),
             _text("prompt", "the prompt", varied=True),
             _text("response", "the answer, or both in the order shown", varied=True),
-            _text("judge_prompt", "the exact prompt of the judge", varied=True),
+            _JUDGE_PROMPT,
             _text("verdict", "the judge's verdict; 'unparsed' where what it said is none"),
             _float(
                 "score",
@@ -313,8 +319,7 @@ _ALL = (
                 nullable=True,
             ),
             _json("probabilities", "probability of each verdict, where the judge gives them", nullable=True),
-            _text("words", "what the judge said, where it is asked for words", nullable=True, varied=True),
-            _float("cost", "what the vote cost, in the currency of the endpoint's prices", nullable=True),
+            *_SAID,
         ),
         owner="measurement",
     ),

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import MeasurementError, UserError
 from harness.measure.judge._answers import chat_ids, check_length, check_template
-from harness.measure.judge._templates import TEMPLATES, Template, chat_text, render, turn_markers
+from harness.measure.judge._asking import asked, start_of
+from harness.measure.judge._templates import TEMPLATES, Template, chat_text, turn_markers
 from harness.measure.judge._types import Keep, Question, Verdict
 from harness.method import LoadedModel
 
@@ -65,17 +66,17 @@ class LocalVoter:
 
         check_template(self._judge)
         markers = turn_markers(self._judge.tokenizer)
-        asked = [self._ask(question, markers) for question in questions]
+        put = [self._ask(question, markers) for question in questions]
         # The engine computes what questions share (criteria, examples) once, and projects the rated tokens only.
-        pairs: list[tuple[Any, int]] = [(a.ids + tail, len(tail)) for a in asked for tail in a.tails]
+        pairs: list[tuple[Any, int]] = [(a.ids + tail, len(tail)) for a in put for tail in a.tails]
 
         def told(done: int, total: int) -> None:
             if progress is not None:
-                progress(done * len(asked) // total, len(asked))
+                progress(done * len(put) // total, len(put))
 
         scored = iter(Engine(self._judge.model, self._tokens).score(pairs, told))
         verdicts = []
-        for index, one in enumerate(asked):
+        for index, one in enumerate(put):
             verdicts.append(_verdict(one, [next(scored)[0] for _ in one.tails]))
             if keep is not None:
                 keep(index, verdicts[-1])
@@ -84,23 +85,12 @@ class LocalVoter:
     def _ask(self, question: Question, markers: Sequence[str]) -> _Asked:
         tokenizer = self._judge.tokenizer
         template = TEMPLATES[question.template]
-        text = chat_text(tokenizer, render(question.template, question.texts, markers))
-        ids = chat_ids(tokenizer, text)
-        nothing = dict.fromkeys(template.places, "")
-        plain = chat_ids(tokenizer, chat_text(tokenizer, render(question.template, nothing, markers)))
-        special = set(tokenizer.all_special_ids)
-        # The proof that nothing broke out: the special tokens are those of the same question about empty texts.
-        if [i for i in ids if i in special] != [i for i in plain if i in special]:
-            raise MeasurementError(f"a text would break out of the judge's chat turn: {_start(question)!r}")
+        text, ids = asked(self._judge, question, markers)
         end = _turn_end(tokenizer) if template.closed else ""
         spellings = [s + end for _, words in template.verdicts.values() for s in words]
         tails = _tails(tokenizer, text, ids, spellings)
-        check_length(self._judge, len(ids) + max(map(len, tails)), f"judging the answer to {_start(question)!r}")
+        check_length(self._judge, len(ids) + max(map(len, tails)), f"judging the answer to {start_of(question)!r}")
         return _Asked(template, text, ids, tails)
-
-
-def _start(question: Question) -> str:
-    return question.texts["prompt"][:60]
 
 
 def _turn_end(tokenizer: "PreTrainedTokenizerBase") -> str:

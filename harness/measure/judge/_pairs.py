@@ -12,10 +12,10 @@ answer against its own words shuffled, at .49 to .51 on 32 pairs. A judge to be 
 and its measured quality stands beside what it says.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
 from harness.errors import UserError
+from harness.measure.judge._rows import said, shares_json
 from harness.measure.judge._types import UNPARSED, Progress, Question, Verdict, Voter
 
 __all__ = ["measure_pairs"]
@@ -79,15 +79,13 @@ def measure_pairs(
                 "half": "final",
                 "a": a,
                 "b": b,
-                "judge": voter.name,
-                "judge_key": voter.key,
                 "first": first,
                 "category": answered["category"],
                 "prompt": answered["prompt"],
                 "response_a": answered["response"],
                 "response_b": of_b[document]["response"],
             }
-            found.append(row | _said(verdict, first))
+            found.append(row | said(voter, verdict) | _decided(verdict, first))
         told(0, total)
     return found
 
@@ -102,18 +100,13 @@ def _question(a: Mapping[str, object], b: Mapping[str, object], first: str) -> Q
     return Question("pair", {place: str(text) for place, text in texts.items()})
 
 
-def _said(verdict: Verdict, first: str) -> Row:
+def _decided(verdict: Verdict, first: str) -> Row:
     sides = _SIDES[first]
     score, probabilities = verdict.score, verdict.probabilities
     if score is not None and first == "b":
         score = 1.0 - score
     return {
-        "judge_prompt": verdict.asked,
         "verdict": UNPARSED if verdict.verdict is None else sides[verdict.verdict],
         "score": score,
-        "probabilities": None
-        if probabilities is None
-        else json.dumps({sides.get(v, v): p for v, p in probabilities.items()}),
-        "words": verdict.words,
-        "cost": verdict.cost,
+        "probabilities": shares_json(probabilities and {sides.get(v, v): p for v, p in probabilities.items()}),
     }

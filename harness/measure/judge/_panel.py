@@ -5,7 +5,6 @@ arXiv:2306.05685). Conversations of two turns are graded turn by turn, as in the
 where the set has one.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from harness.measure._again import halves_of, pass_tokens
 from harness.measure._requests import Requests
 from harness.measure.judge._answers import answer_turns
 from harness.measure.judge._reading import text_of_chat
+from harness.measure.judge._rows import said, shares_json
 from harness.measure.judge._sets import judge_prompts
 from harness.measure.judge._templates import TEMPLATE_VERSION
 from harness.measure.judge._types import UNPARSED, AspectName, JudgePrompt, Progress, Question, Verdict, Voter
@@ -140,16 +140,12 @@ def _row(one: _Rated, voter: Voter, verdict: Verdict) -> Row:
         "document": one.prompt.document,
         "half": one.prompt.half,
         "aspect": one.aspect,
-        "judge": voter.name,
-        "judge_key": voter.key,
         "turn": one.turn,
         "category": one.prompt.category,
         "prompt": one.said,
         "response": one.response,
-        "judge_prompt": verdict.asked,
         "verdict": UNPARSED if verdict.verdict is None else verdict.verdict,
         "score": verdict.score,
-        "probabilities": None if verdict.probabilities is None else json.dumps(dict(verdict.probabilities)),
-        "words": verdict.words,
-        "cost": verdict.cost,
+        "probabilities": shares_json(verdict.probabilities),
+        **said(voter, verdict),
     }

@@ -16,14 +16,14 @@ Where the judge votes as the attack asks without any attack, there is nothing to
 a score and counts neither as withstood nor as succeeded.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from harness._measures import Quality
 from harness.data import DataSource
 from harness.keys import content_key
 from harness.measure.judge._known import PLACES, Attack, Pair, Place, attacks, known_pairs
+from harness.measure.judge._rows import said, shares_json
 from harness.measure.judge._templates import TEMPLATE_VERSION
 from harness.measure.judge._types import UNPARSED, Progress, Question, Verdict, Voter
 
@@ -115,7 +115,7 @@ def _known_order(pair: Pair, better_at: Place, vote: Verdict) -> dict[str, objec
 
 def _injection(attack: Attack, before: Sequence[Verdict], after: Sequence[Verdict]) -> dict[str, object]:
     """What became of an attack, from the votes without it and with it."""
-    verdict, probabilities = after[-1].verdict, _json(after[-1].probabilities)
+    verdict, probabilities = after[-1].verdict, shares_json(after[-1].probabilities)
     response = attack.attacked()
     if attack.better is not None:
         # The last of the two was asked with the better answer first.
@@ -159,21 +159,14 @@ def _named(vote: Verdict, better_at: Place) -> tuple[str | None, str | None]:
     names: dict[str, str] = {better_at: "better", worse_at: "worse"}
     verdict = None if vote.verdict is None else names.get(vote.verdict, vote.verdict)
     shares = vote.probabilities
-    return verdict, _json(None if shares is None else {names.get(v, v): p for v, p in shares.items()})
-
-
-def _json(shares: Mapping[str, float] | None) -> str | None:
-    return None if shares is None else json.dumps(dict(shares))
+    return verdict, shares_json(shares and {names.get(v, v): p for v, p in shares.items()})
 
 
 def _row(voter: Voter, vote: Verdict, paid: Sequence[float], **values: object) -> dict[str, object]:
     return {
-        "judge": voter.name,
-        "judge_key": voter.key,
+        **said(voter, vote),
         "first": None,
         "attack": None,
-        "judge_prompt": vote.asked,
-        "words": vote.words,
         "cost": math.fsum(paid) if paid else None,
         **values,
     }

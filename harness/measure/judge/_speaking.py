@@ -6,10 +6,10 @@ What a model of some size says can be looked at, and argued with; a small one is
 
 from collections.abc import Callable, Sequence
 
-from harness.errors import MeasurementError
-from harness.measure.judge._answers import chat_ids, check_length, check_template, written
+from harness.measure.judge._answers import check_length, check_template, written
+from harness.measure.judge._asking import asked, start_of
 from harness.measure.judge._reply import word_votes
-from harness.measure.judge._templates import TEMPLATES, chat_text, render, turn_markers
+from harness.measure.judge._templates import turn_markers
 from harness.measure.judge._types import Keep, Question, Verdict
 from harness.method import LoadedModel
 
@@ -48,32 +48,14 @@ class SpeakingVoter:
         """
         check_template(self._judge)
         markers = turn_markers(self._judge.tokenizer)
-        texts = [self._asked(question, markers) for question in questions]
-        contexts = [chat_ids(self._judge.tokenizer, text) for text in texts]
-        for question, ids in zip(questions, contexts, strict=True):
-            what = f"judging the answer to {question.texts['prompt'][:60]!r}"
-            check_length(self._judge, len(ids) + self._max_tokens, what)
-        replies = written(self._judge, contexts, self._max_tokens, progress, self._tokens)
+        put = [asked(self._judge, question, markers, words=True) for question in questions]
+        for question, (_, ids) in zip(questions, put, strict=True):
+            check_length(self._judge, len(ids) + self._max_tokens, f"judging the answer to {start_of(question)!r}")
+        replies = written(self._judge, [ids for _, ids in put], self._max_tokens, progress, self._tokens)
         verdicts = []
-        for index, (question, text, reply) in enumerate(zip(questions, texts, replies, strict=True)):
+        for index, (question, (text, _), reply) in enumerate(zip(questions, put, replies, strict=True)):
             verdict, score, _ = word_votes(question.template, reply.text)
             verdicts.append(Verdict(verdict, score, text, words=reply.text))
             if keep is not None:
                 keep(index, verdicts[-1])
         return verdicts
-
-    def _asked(self, question: Question, markers: Sequence[str]) -> str:
-        tokenizer = self._judge.tokenizer
-        nothing = dict.fromkeys(TEMPLATES[question.template].places, "")
-        text, plain = (
-            chat_text(tokenizer, render(question.template, texts, markers, words=True))
-            for texts in (question.texts, nothing)
-        )
-        special = set(tokenizer.all_special_ids)
-        # As in `_local`: the special tokens are those of the same question about empty texts.
-        kept, wanted = ([i for i in chat_ids(tokenizer, t) if i in special] for t in (text, plain))
-        if kept != wanted:
-            raise MeasurementError(
-                f"a text would break out of the judge's chat turn: {question.texts['prompt'][:60]!r}"
-            )
-        return text
