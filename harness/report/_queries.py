@@ -294,6 +294,11 @@ def read_facts(store: "Store", sweep: str) -> Facts:
     Raises:
         UserError: the store knows no such sweep (with those it knows), or nothing was measured at all.
     """
+    with store.reading():
+        return _facts(store, sweep)
+
+
+def _facts(store: "Store", sweep: str) -> Facts:
     import polars as pl
 
     suites = store.query("SELECT * FROM suites")
