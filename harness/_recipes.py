@@ -3,17 +3,22 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
+from harness._pipelines import PIPELINES, Pipeline
 from harness._spaces import SettingsReader, Space, explain, quoted, suggestion
-from harness._teachers import inherited, teacher_problems
+from harness._teachers import NAMED_ROLES, inherited, teacher_problems
 from harness.errors import UserError
-from harness.method import TORCH_BACKENDS, Method, Params, find_method, method_names
+from harness.method import MADE, TORCH_BACKENDS, Method, Params, find_method, method_names
 from harness.yamlmarks import KeyPath, Problem
 
 __all__ = ["NAME_PATTERN", "Recipe", "Step", "read_recipes"]
+
+_MOST_ROUNDS = 100
+"""A repeated group is written out, each round with artifacts of its own."""
 
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
 """Names of suites, recipes and targets: they name files and stand in pages."""
@@ -36,6 +41,8 @@ class Step:
     """The searched settings."""
     recipe: str
     """The recipe that owns the step: another than the one asked about where that one uses it."""
+    round: int = 0
+    """Which time round a repeated group of steps this is, from 0; the settings are those of every round."""
 
     def choices(self, setting: str) -> tuple[object, ...]:
         """What a setting may be in some trial: its one value, or the values (the ends) it is searched in."""
@@ -44,9 +51,21 @@ class Step:
         return space.values if space.values is not None else (space.low, space.high)
 
     @property
-    def teachers(self) -> tuple[object, ...]:
-        """What its `teacher` may be; None is the policy before it was compressed. Empty where it takes none."""
-        return self.choices("teacher") if "teacher" in find_method(self.method).needs else ()
+    def needs(self) -> frozenset[str]:
+        """The roles of the models it needs."""
+        method = find_method(self.method)
+        # As in `runs_on`: where what decides it is searched, that is said elsewhere.
+        return method.needs if method.fixed & self.spaces.keys() else method.needs_with(self.settings)
+
+    @property
+    def named_roles(self) -> list[str]:
+        """The roles whose model a setting names, in order."""
+        return sorted(self.needs & NAMED_ROLES)
+
+    @property
+    def named(self) -> list[tuple[str, object]]:
+        """(role, name) of every model that it may name; a teacher None is the policy before it was compressed."""
+        return [(role, name) for role in self.named_roles for name in self.choices(role)]
 
     @property
     def runs_on(self) -> frozenset[str]:
@@ -128,10 +147,11 @@ def read_recipes(
     uses = {name: recipe.uses for name, recipe in recipes.items()}
     _check_cycles(recipes, problems)
     if not problems:
-        _check_rewards(recipes, problems)
+        _check_order(recipes, problems)
         _check_deployed(recipes, problems)
         problems += teacher_problems(recipes, models)
-    return steps, uses, problems
+    # What is wrong with a repeated step is wrong in every round.
+    return steps, uses, list(dict.fromkeys(problems))
 
 
 def _recipe(name: str, raw: object, names: Sequence[str], problems: list[Problem]) -> Recipe:
@@ -147,19 +167,83 @@ def _recipe(name: str, raw: object, names: Sequence[str], problems: list[Problem
     counts: dict[str, int] = {}
     for index, step in enumerate(raw):
         here: KeyPath = (*path, index)
-        if not isinstance(step, dict) or len(step) != 1:
-            shown = f"the keys {', '.join(step)}" if isinstance(step, dict) and step else quoted(step)
-            problems.append(Problem(here, f"a step is one method with its settings, or use: recipe; got {shown}"))
-            continue
-        ((key, value),) = step.items()
-        if key == "use":
-            recipe.uses = _used(name, index, value, names, problems) or recipe.uses
-        elif (found := _step(name, (*here, key), value, counts, problems)) is not None:
-            recipe.steps.append(found)
-            recipe.places.append((*here, key))
+        if isinstance(step, dict) and set(step) & {"repeat", "steps"}:
+            _repeated(recipe, here, step, counts, problems)
+        elif isinstance(step, dict) and list(step) == ["use"]:
+            recipe.uses = _used(name, index, step["use"], names, problems) or recipe.uses
+        else:
+            _add(recipe, here, step, counts, problems)
     if len(raw) == 1 and isinstance(raw[0], dict) and list(raw[0]) == ["use"]:
         problems.append(Problem(path, "has no step of its own; it would repeat the recipe it uses", on_key=True))
     return recipe
+
+
+def _add(recipe: Recipe, here: KeyPath, raw: object, counts: dict[str, int], problems: list[Problem]) -> None:
+    """Add the steps of one entry: a method with its settings, or a ready pipeline."""
+    if not isinstance(raw, dict) or len(raw) != 1:
+        shown = f"the keys {', '.join(raw)}" if isinstance(raw, dict) and raw else quoted(raw)
+        problems.append(Problem(here, f"a step is one method with its settings, or use: recipe; got {shown}"))
+        return
+    ((key, value),) = raw.items()
+    entries: list[tuple[str, object]] = [(key, value)]
+    if key == "pipeline":
+        here = (*here, key)
+        entries = _ready(here, value, problems)
+    elif key in ("use", "repeat"):
+        problems.append(Problem((*here, key), f"{key} stands among a recipe's own steps only", on_key=True))
+        return
+    for method, settings in entries:
+        if (found := _step(recipe.name, (*here, method), settings, counts, problems)) is not None:
+            recipe.steps.append(found)
+            recipe.places.append((*here, method))
+
+
+def _repeated(
+    recipe: Recipe, here: KeyPath, raw: Mapping[str, object], counts: dict[str, int], problems: list[Problem]
+) -> None:
+    """Add a group of steps as many times as `repeat` says; each round goes on from the one before."""
+    before, times, inner = len(problems), raw.get("repeat"), raw.get("steps")
+    for key in raw:
+        if key not in ("repeat", "steps"):
+            wrong = f"unknown key of a repeated group{suggestion(key, ('repeat', 'steps'))}"
+            problems.append(Problem((*here, key), wrong, on_key=True))
+    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= _MOST_ROUNDS:
+        wrong = f"expected how many times, a whole number from 1 to {_MOST_ROUNDS}, got {quoted(times)}"
+        problems.append(Problem((*here, "repeat"), wrong))
+    if not isinstance(inner, list) or not inner:
+        problems.append(Problem((*here, "steps"), f"expected the list of steps to repeat, got {quoted(inner)}"))
+    if len(problems) > before or not isinstance(inner, list) or not isinstance(times, int):
+        return
+    first = len(recipe.steps)
+    for index, step in enumerate(inner):
+        _add(recipe, (*here, "steps", index), step, counts, problems)
+    group, places = recipe.steps[first:], recipe.places[first:]
+    for number in range(1, times):
+        recipe.steps += [replace(step, round=number) for step in group]
+        recipe.places += places
+
+
+def _ready(here: KeyPath, raw: object, problems: list[Problem]) -> list[tuple[str, object]]:
+    """The steps of a ready pipeline, with the settings that the suite gives in place of the paper's."""
+    given: dict[str, Any] = dict(raw) if isinstance(raw, dict) else {"name": raw}
+    name = given.pop("name", None)
+    found: Pipeline | None = PIPELINES.get(name) if isinstance(name, str) else None
+    if found is None:
+        problems.append(Problem(here, f"no pipeline {quoted(name)}{suggestion(name, PIPELINES)}"))
+        return []
+    before = len(problems)
+    for key, settings in given.items():
+        if key not in found.names:
+            wrong = f"{name} has no step {quoted(key)}{suggestion(key, found.names)}"
+            problems.append(Problem((*here, key), wrong, on_key=True))
+        elif not isinstance(settings, dict):
+            problems.append(Problem((*here, key), f"expected a mapping of settings, got {quoted(settings)}"))
+    if len(problems) > before:
+        return []
+    return [
+        (method, {**settings, **given.get(step, {})})
+        for step, (method, settings) in zip(found.names, found.steps, strict=True)
+    ]
 
 
 def _used(name: str, index: int, value: object, names: Sequence[str], problems: list[Problem]) -> str | None:
@@ -192,15 +276,23 @@ def _check_cycles(recipes: Mapping[str, Recipe], problems: list[Problem]) -> Non
             )
 
 
-def _check_rewards(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None:
+def _check_order(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None:
+    """Every step finds what it needs of the steps before it: a reward model, a dataset that was made."""
     for recipe in recipes.values():
-        before = [find_method(s.method).produces for s in inherited(recipe, recipes)]
+        before = [find_method(s.method) for s in inherited(recipe, recipes)]
         for step, path in zip(recipe.steps, recipe.places, strict=True):
             method = find_method(step.method)
-            if "reward" in method.needs and "reward" not in before:
+            if "reward" in step.needs and not any(m.produces == "reward" for m in before):
                 message = f"{step.method} needs a reward model: put a step that makes one (reward_model) before it"
                 problems.append(Problem(path, message, on_key=True))
-            before.append(method.produces)
+            if method.dataset_kind and MADE in step.choices("dataset"):
+                if "dataset" in step.spaces:
+                    message = f"{MADE} is what the steps before leave, and cannot be searched beside other datasets"
+                    problems.append(Problem((*path, "dataset"), message))
+                elif method.dataset_kind not in {m.makes for m in before if m.produces == "dataset"}:
+                    message = f"no step before it makes {method.dataset_kind}; put one there, or name a dataset"
+                    problems.append(Problem((*path, "dataset"), message))
+            before.append(method)
 
 
 def _check_deployed(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None:
@@ -208,15 +300,17 @@ def _check_deployed(recipes: Mapping[str, Recipe], problems: list[Problem]) -> N
         before = inherited(recipe, recipes)
         for step, path in zip(recipe.steps, recipe.places, strict=True):
             for name in sorted(find_method(step.method).fixed & step.spaces.keys()):
-                message = f"{name} decides where the model can run, so it is not searched: give a value, or two recipes"
+                message = (
+                    f"{name} decides what a step needs or where its model runs, so it is not searched: give a value"
+                )
                 problems.append(Problem((*path, name), message, on_key=True))
             if deployed := next((s for s in before if s.deploys), None):
                 message = f"no step may follow {deployed.method}: what it leaves is for running only; put it last"
                 problems.append(Problem(path, message, on_key=True))
-            for teacher in step.teachers:
-                own = [s for s in _all_steps(str(teacher), recipes) if find_method(s.method).produces == "policy"]
+            for role, model in step.named:
+                own = [s for s in _all_steps(str(model), recipes) if find_method(s.method).produces == "policy"]
                 if own and "eager" not in own[-1].runs_on:
-                    message = f"{teacher} is exported, and a teacher must run in torch: name the recipe it begins with"
+                    message = f"{model} is exported, and a {role} must run in torch: name the recipe it begins with"
                     problems.append(Problem(path, message, on_key=True))
             before.append(step)
 

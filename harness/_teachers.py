@@ -1,4 +1,4 @@
-"""Who learns from whom in a suite: the teachers that steps name, checked before anything runs."""
+"""Who learns from whom in a suite: the teachers and judges that steps name, checked before anything runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,11 +11,16 @@ from harness.yamlmarks import KeyPath, Problem
 if TYPE_CHECKING:
     from harness._recipes import Recipe, Step
 
-__all__ = ["dependencies", "inherited", "teacher_problems"]
+__all__ = ["NAMED_ROLES", "SELF", "dependencies", "inherited", "teacher_problems"]
+
+NAMED_ROLES = frozenset({"judge", "teacher"})
+"""Roles whose model a setting of the same name names: a recipe, a model, base."""
+SELF = "self"
+"""As a judge: the policy as it comes into the step."""
 
 
 def dependencies(steps: Mapping[str, Sequence["Step"]], uses: Mapping[str, str | None], recipe: str) -> list[str]:
-    """The recipes whose results this one needs, each after those it needs itself: the one it uses, its teachers.
+    """The recipes whose results this one needs, each after those it needs itself: used, teaching or judging.
 
     Args:
         steps: recipe → its own steps.
@@ -29,52 +34,62 @@ def dependencies(steps: Mapping[str, Sequence["Step"]], uses: Mapping[str, str |
 
 
 def _needs(steps: Mapping[str, Sequence["Step"]], uses: Mapping[str, str | None], recipe: str) -> list[str]:
-    named = [uses.get(recipe), *(name for step in steps.get(recipe, ()) for name in step.teachers)]
+    named = [uses.get(recipe), *(name for step in steps.get(recipe, ()) for _, name in step.named)]
     return [name for name in named if isinstance(name, str) and name in steps]
 
 
 def teacher_problems(recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> list[Problem]:
-    """What is wrong with the teachers that steps name, or do not name.
+    """What is wrong with the teachers and judges that steps name, or do not name.
 
     Args:
         recipes: recipes that use each other in no circle.
         models: the suite's base models.
     """
     problems: list[Problem] = []
-    named = [(r, i, name, path) for r in recipes.values() for i in range(len(r.steps)) for name, path in _named(r, i)]
-    for recipe, _, name, path in named:
+    named = [(r, i, *one) for r in recipes.values() for i in range(len(r.steps)) for one in _named(r, i)]
+    for recipe, _, role, name, path in named:
         if name == recipe.name:
-            problems.append(Problem(path, "a recipe cannot be its own teacher"))
-        elif name is not None and (message := _unknown(str(name), recipe.name, recipes, models)):
+            problems.append(Problem(path, f"a recipe cannot be its own {role}" + _OR_SELF.get(role, "")))
+        elif name is None and role == "judge":
+            wrong = "this step needs a judge: set judge to self, base, a recipe or a model"
+            problems.append(Problem(path, wrong, on_key=True))
+        elif name is not None and (message := _unknown(role, str(name), recipe.name, recipes, models)):
             problems.append(Problem(path, message))
     if not problems:
         _check_circles(recipes, named, problems)
     if not problems:
-        for recipe, index, name, path in named:
-            if message := _same(recipe, index, name, recipes, models):
+        for recipe, index, role, name, path in named:
+            if role == "teacher" and (message := _same(recipe, index, name, recipes, models)):
                 problems.append(Problem(path, message, on_key=name is None))
     return problems
 
 
-def _named(recipe: "Recipe", index: int) -> list[tuple[object, KeyPath]]:
-    """Each teacher that a step may have, and where it is named."""
+_OR_SELF = {"judge": "; self is the policy as it comes into the step"}
+
+
+def _named(recipe: "Recipe", index: int) -> list[tuple[str, object, KeyPath]]:
+    """Role and name of each model that a step may name, and where it is named."""
     step, place = recipe.steps[index], recipe.places[index]
-    found: list[tuple[object, KeyPath]] = []
-    for position, name in enumerate(step.teachers):
-        here = (*place, "teacher", "values", position) if "teacher" in step.spaces else (*place, "teacher")
-        found.append((name, place if name is None else here))
+    found: list[tuple[str, object, KeyPath]] = []
+    for role in step.named_roles:
+        for position, name in enumerate(step.choices(role)):
+            here = (*place, role, "values", position) if role in step.spaces else (*place, role)
+            found.append((role, name, place if name is None else here))
     return found
 
 
-def _unknown(name: str, recipe: str, recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> str | None:
-    known = ["base", *(r for r in recipes if r != recipe), *models, *BUNDLED_MODELS]
+def _unknown(role: str, name: str, recipe: str, recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> str | None:
+    own = [SELF] if role == "judge" else []
+    known = [*own, "base", *(r for r in recipes if r != recipe), *models, *BUNDLED_MODELS]
     if name in known or "/" in name or name.startswith((".", "~")):
         return None
     return f"no recipe or model {quoted(name)}{suggestion(name, known)}; a hub id is org/name, a folder here is ./name"
 
 
 def _check_circles(
-    recipes: Mapping[str, "Recipe"], named: Sequence[tuple["Recipe", int, object, KeyPath]], problems: list[Problem]
+    recipes: Mapping[str, "Recipe"],
+    named: Sequence[tuple["Recipe", int, str, object, KeyPath]],
+    problems: list[Problem],
 ) -> None:
     steps = {name: tuple(recipe.steps) for name, recipe in recipes.items()}
     uses = {name: recipe.uses for name, recipe in recipes.items()}
@@ -86,7 +101,7 @@ def _check_circles(
         return next((found for n in on if (found := route(n, goal, (*passed, start)))), None)
 
     reported: set[str] = set()
-    for recipe, _, name, path in named:
+    for recipe, _, _, name, path in named:
         back = route(name, recipe.name, ()) if isinstance(name, str) and name in recipes else None
         if back is not None and recipe.name not in reported:
             reported.update(back)

@@ -3,14 +3,17 @@
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from harness._teachers import SELF
 from harness.data import TRAINING_SETS, DataSource, dataset_problem
 from harness.errors import UserError
 from harness.gold import parse_constraints
-from harness.method import find_method
+from harness.method import MADE, find_method
 from harness.models import content_problem, model_problem, resolve_model
 from harness.suite import Endpoint, Suite
 from harness.targets import RUNTIMES
+from harness.yamlmarks import KeyPath
 
 __all__ = ["check_gold", "judge_models", "sound_model", "suite_problems", "teachers", "training_sets"]
 
@@ -29,10 +32,12 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
             yield f"{suite.place('models', index)}: models: {name!r}: {problem}"
     for name in teachers(suite):
         if problem := model_problem(name):
-            yield f"{_setting_place(suite, 'teacher', name)}: the teacher {name!r}: {problem}"
+            role = "teacher" if _stands(suite, "teacher", name) else "judge"
+            yield f"{_setting_place(suite, role, name)}: the {role} {name!r}: {problem}"
     yield from _judge_problems(suite, source)
     yield from _dataset_problems(suite, source)
     yield from _import_problems(suite, where)
+    yield from _outside_problems(suite, where)
     yield from _quality_problems(suite, where)
     if suite.measure.tasks:
         from harness.measure.tasks import task_datasets, task_problem
@@ -58,13 +63,26 @@ def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
 
 def _setting_place(suite: Suite, setting: str, value: str) -> str:
     """Where the first step stands that gives a setting this value."""
-    for recipe, steps in suite.recipes.items():
+    return suite.place(*(_stands(suite, setting, value) or ("recipes",)))
+
+
+def _stands(suite: Suite, setting: str, value: str) -> KeyPath | None:
+    def look(steps: list[Any], path: KeyPath) -> KeyPath | None:
         for index, step in enumerate(steps):
-            for method, settings in step.items():
-                given = settings.get(setting) if isinstance(settings, dict) else None
-                if given == value or (isinstance(given, dict) and value in given.get("values", ())):
-                    return suite.place("recipes", recipe, index, method, setting)
-    return suite.place("recipes")
+            for key, given in step.items():
+                here = (*path, index, key)
+                if isinstance(given, list) and (found := look(given, here)):
+                    return found
+                # A pipeline holds the settings of several steps.
+                inside = dict(given) if isinstance(given, dict) else {}
+                holders: list[tuple[KeyPath, Any]] = [((), inside), *(((k,), g) for k, g in inside.items())]
+                for below, holder in holders:
+                    has = holder.get(setting) if isinstance(holder, dict) else None
+                    if has == value or (isinstance(has, dict) and value in has.get("values", ())):
+                        return (*here, *below, setting)
+        return None
+
+    return next((p for r, steps in suite.recipes.items() if (p := look(steps, ("recipes", r)))), None)
 
 
 def judge_models(suite: Suite) -> list[str]:
@@ -129,6 +147,18 @@ def _import_problems(suite: Suite, where: str) -> Iterable[str]:
                     yield f"{where}: recipes.{recipe}: {step.method} {need}"
 
 
+def _outside_problems(suite: Suite, where: str) -> Iterable[str]:
+    """What steps name outside the suite (a function that verifies, a constitution) and that cannot be had."""
+    for recipe in suite.recipe_order():
+        for step in (s for s in suite.steps(recipe) if s.recipe == recipe and s.round == 0):
+            method = find_method(step.method)
+            if not method.fixed & step.spaces.keys():
+                try:
+                    method.reads(step.settings)
+                except UserError as error:
+                    yield f"{where}: recipes.{recipe}: {step.name}: {error}"
+
+
 def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
     measure = suite.measure
     if not measure.tasks and measure.gold is None and measure.judge is None:
@@ -143,9 +173,9 @@ def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
 
 
 def teachers(suite: Suite) -> list[str]:
-    """The models that steps name as their teacher and that are neither a recipe's nor one of the suite's own."""
-    named = [name for recipe in suite.recipe_order() for step in suite.steps(recipe) for name in step.teachers]
-    known = {"base", *suite.recipes, *suite.models}
+    """The models that steps name as teacher or judge and that are neither a recipe's nor one of the suite's own."""
+    named = [name for recipe in suite.recipe_order() for step in suite.steps(recipe) for _, name in step.named]
+    known = {SELF, "base", *suite.recipes, *suite.models}
     return list(dict.fromkeys(str(name) for name in named if name is not None and name not in known))
 
 
@@ -159,5 +189,5 @@ def training_sets(suite: Suite) -> list[tuple[str, str]]:
                 continue
             space = step.spaces.get("dataset")
             names = (space.values or ()) if space else (step.settings.get("dataset"),)
-            found.update({(str(n), str(kind)): None for n in names if n is not None})
+            found.update({(str(n), str(kind)): None for n in names if n not in (None, MADE)})
     return list(found)

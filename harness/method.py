@@ -11,10 +11,10 @@ import importlib.util
 import pkgutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.config import JsonDict
@@ -26,24 +26,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "MADE",
     "TORCH_BACKENDS",
     "Context",
     "DatasetKind",
     "Inputs",
+    "Judge",
     "LoadedModel",
+    "Made",
     "Method",
     "Params",
+    "Record",
+    "RecordKind",
     "Role",
     "Trained",
+    "Turns",
     "find_method",
     "method_names",
     "tunable",
 ]
 
-Role = Literal["policy", "reference", "reward", "teacher"]
+Role = str
+"""What a model is to a stage: policy, reference, reward, teacher, judge, …"""
+RecordKind = Literal["answer", "sample", "critique", "revision", "label", "demonstration"]
+Turns = Sequence[Mapping[str, str]]
 DatasetKind = Literal["instructions", "preferences", "prompts", "text"]
 TORCH_BACKENDS = frozenset({"eager", "inductor", "tensorrt"})
 """The backends that run an ordinary model folder."""
+MADE = "made"
+"""As a step's `dataset`: the set that the nearest step before it has made."""
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -70,6 +81,27 @@ class LoadedModel:
     folder: Path
 
 
+class Judge(Protocol):
+    """A model that says how good an answer is, or which of two is better."""
+
+    @property
+    def name(self) -> str:
+        """As the suite calls it."""
+
+    def rate(self, asked: Sequence[tuple[Turns, str]]) -> list[float]:
+        """How helpful each response is to its prompt: 1 (useless) to 10 (excellent), in order."""
+
+    def prefer(self, asked: Sequence[tuple[Turns, str, str]], principles: Sequence[str] | None = None) -> list[float]:
+        """The probability that the first of two responses to a prompt is the better one, in order.
+
+        Each pair is shown in both orders and the mean taken, so that the place decides nothing.
+
+        Args:
+            asked: prompt, first response, second response.
+            principles: what to judge by, one for each pair; None: by how good an answer it is.
+        """
+
+
 @dataclass
 class Inputs:
     """What a stage receives: model folders by role, loaded when first asked for, and the dataset.
@@ -81,6 +113,10 @@ class Inputs:
     folders: Mapping[Role, Path]
     loader: Callable[[Role, Path], LoadedModel]
     dataset: "Dataset | None" = None
+    judging: "Callable[[], Judge] | None" = None
+    """Makes the judge that the step names."""
+    before: Sequence[Mapping[str, object]] | None = None
+    """What the step's preparation left (`Method.prepares`)."""
     _loaded: dict[Role, LoadedModel] = field(default_factory=dict)
 
     def load(self, role: Role) -> LoadedModel:
@@ -90,6 +126,20 @@ class Inputs:
                 raise UserError(f"this recipe gives no {role!r} model; it has {sorted(self.folders)}")
             self._loaded[role] = self.loader(role, self.folders[role])
         return self._loaded[role]
+
+    def judge(self) -> Judge:
+        """The judge of this stage: never the model in memory that learns.
+
+        Raises:
+            UserError: it has none.
+        """
+        if self.judging is None:
+            raise UserError("this step has no judge; set its `judge` to self, base, a recipe or a model")
+        return self.judging()
+
+    def prepared(self) -> Sequence[Mapping[str, object]] | None:
+        """The rows that the method's preparation left; None where it was run without one."""
+        return self.before
 
 
 @dataclass
@@ -106,6 +156,8 @@ class Context:
     log: Callable[[int, int, Mapping[str, float]], None]
     """`log(step, total_steps, metrics)`."""
     deadline: float | None = None
+    round: int = 0
+    """Which time round a repeated group of steps this is; who takes only some of the prompts takes others each time."""
 
     def check(self) -> None:
         """Call once a step.
@@ -129,6 +181,37 @@ class Trained:
     exported weights, an adapter beside its base). Called while the stage's scratch folder is still there."""
 
 
+@dataclass(frozen=True)
+class Record:
+    """One thing that was said while a dataset was made."""
+
+    row: int
+    """Which prompt, in the order in which they were taken."""
+    turn: int
+    """Order within the row."""
+    kind: RecordKind
+    prompt: str
+    text: str
+    principle: str = ""
+    by: str = ""
+    """Who gave the score: the reward model, a verifier, a judge by its name."""
+    score: float | None = None
+    kept: bool | None = None
+    """Whether it went into the dataset; None where it could not."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method that makes a dataset returns; the engine saves it.
+
+    `rows` have the columns of `Inputs` for the kind that the method makes; further columns are kept.
+    """
+
+    rows: Sequence[Mapping[str, object]]
+    records: Sequence[Record] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
 P = TypeVar("P", bound=Params)
 
 
@@ -142,13 +225,16 @@ class Method(ABC, Generic[P]):
     params: ClassVar[type[Params]]
     needs: ClassVar[frozenset[Role]]
     dataset_kind: ClassVar[DatasetKind | None]
-    produces: ClassVar[Literal["policy", "reward"]] = "policy"
+    produces: ClassVar[Literal["policy", "reward", "dataset"]] = "policy"
+    makes: ClassVar[DatasetKind | None] = None
+    """The kind of dataset it produces; None: what it leaves is for the step that it prepares only."""
     compresses: ClassVar[bool | str] = False
     """Whether the policy comes out smaller; a setting's name: where that setting is not null."""
     libraries: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions decide what it leaves, beside those that decide every stage (torch, …)."""
     fixed: ClassVar[frozenset[str]] = frozenset()
-    """Settings that a suite gives as values and cannot search: those that `deploys` and `runs_on` go by."""
+    """Settings that a suite gives as values and cannot search: those that `deploys`, `runs_on`, `needs_with`, `reads`
+    and `prepares` go by."""
 
     @classmethod
     def deploys(cls, settings: Mapping[str, object]) -> bool:
@@ -161,13 +247,35 @@ class Method(ABC, Generic[P]):
         return TORCH_BACKENDS
 
     @classmethod
+    def needs_with(cls, settings: Mapping[str, object]) -> frozenset[Role]:
+        """The models that it needs with these settings; a role `judge` is the model that the setting `judge` names."""
+        return cls.needs
+
+    @classmethod
+    def reads(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
+        """A fingerprint of each thing outside the suite that the settings name, by a name of its own: part of the key.
+
+        Raises:
+            UserError: it cannot be had. Asked before anything runs.
+        """
+        return {}
+
+    @classmethod
+    def prepares(cls, settings: Mapping[str, object]) -> "tuple[str, Mapping[str, object]] | None":
+        """A method with its settings, to be run before on the same policy and dataset, for `Inputs.prepared`.
+
+        Computed once for all stages that ask for the same.
+        """
+        return None
+
+    @classmethod
     def imports(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
         """Module that it imports with these settings and that may be missing → the extra of this package it is in."""
         return {}
 
     @abstractmethod
-    def run(self, inputs: Inputs, params: P, context: Context) -> Trained:
-        """Train, with every random choice drawn from `context.seed`."""
+    def run(self, inputs: Inputs, params: P, context: Context) -> Trained | Made:
+        """Train, or make a dataset, with every random choice drawn from `context.seed`."""
 
 
 @functools.cache

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from harness._teachers import NAMED_ROLES, SELF
 from harness.data import DataSource
+from harness.errors import UserError
 from harness.execute import JudgeSpec, StageSpec
 from harness.keys import content_key
-from harness.method import Method, Params, find_method
+from harness.method import MADE, Method, Params, find_method
 from harness.provenance import versions
 from harness.suite import Setting, Step, Suite
 
@@ -83,6 +85,8 @@ class _Line:
     reward: str | None = None
     whole: str | None = None
     """The policy as it was before the first step that compressed it."""
+    made: dict[str, str] = field(default_factory=dict)
+    """Kind → the newest dataset of that kind that a step has made."""
     stages: dict[str, StageSpec] = field(default_factory=dict)
     own: list[str] = field(default_factory=list)
 
@@ -92,20 +96,24 @@ def _walk(facts: Facts, run: Run, steps: int | None = None) -> _Line:
     for step in facts.suite.steps(run.recipe)[:steps]:
         method = find_method(step.method)
         params = step.resolve(run.settings.get(step.recipe, {}))
+        settings = params.model_dump(mode="json")
         if line.whole is None and _compresses(method, params):
             line.whole = line.policy
-        roles = {"policy": line.policy, "reference": line.policy, "reward": line.reward}
-        if "teacher" in method.needs:
-            roles["teacher"] = _teacher(facts, run, params, line)
-        # The suite was checked for a reward model and a teacher before every method that needs one.
-        inputs: dict[str, str] = {
-            str(role): found for role in sorted(method.needs) if (found := roles[role]) is not None
-        }
-        spec = _stage(facts, run, step, params, inputs)
+        # The suite was checked for a model in every role that a step needs, and for a dataset made before.
+        inputs = {role: _in_role(facts, run, role, settings, line) for role in sorted(method.needs_with(settings))}
+        if settings.get("dataset") == MADE and method.dataset_kind:
+            inputs["data"] = line.made[method.dataset_kind]
+        if (prepared := method.prepares(settings)) is not None:
+            before = _prepared(facts, run, step, prepared, inputs)
+            line.stages.setdefault(before.key, before)
+            inputs["prepared"] = before.key
+        spec = _stage(facts, run, step, method, settings, inputs)
         line.stages.setdefault(spec.key, spec)
         line.own.append(spec.key)
         if method.produces == "reward":
             line.reward = spec.key
+        elif method.produces == "dataset":
+            line.made[str(method.makes)] = spec.key
         else:
             line.policy = spec.key
     return line
@@ -117,26 +125,50 @@ def _compresses(method: type[Method[Params]], params: Params) -> bool:
     return method.compresses
 
 
-def _teacher(facts: Facts, run: Run, params: Params, line: _Line) -> str | None:
-    """The model that a step's `teacher` means; stages that make it are added to the line."""
-    name = getattr(params, "teacher", None)
-    if name is None:
-        return line.whole
+def _in_role(facts: Facts, run: Run, role: str, settings: Mapping[str, object], line: _Line) -> str:
+    """The reference of the model in this role; stages that make another recipe's are added to the line."""
+    if role in NAMED_ROLES:
+        found = _named(facts, run, settings.get(role), line) if settings.get(role) is not None else line.whole
+    else:
+        found = {"policy": line.policy, "reference": line.policy, "reward": line.reward}[role]
+    if found is None:
+        raise UserError(f"recipe {run.recipe!r}: a step needs a {role} model and has none")
+    return found
+
+
+def _named(facts: Facts, run: Run, name: object, line: _Line) -> str:
+    if name == SELF:
+        return line.policy
     if name in facts.suite.recipes:
-        taught = _walk(facts, replace(run, recipe=name))
+        taught = _walk(facts, replace(run, recipe=str(name)))
         for key, spec in taught.stages.items():
             line.stages.setdefault(key, spec)
         return taught.policy
     return f"model:{run.model if name == 'base' else name}"
 
 
-def _stage(facts: Facts, run: Run, step: Step, params: Params, inputs: dict[str, str]) -> StageSpec:
-    method = find_method(step.method)
-    dataset = getattr(params, "dataset", None) if method.dataset_kind else None
-    fingerprint = facts.datasets[dataset, str(method.dataset_kind)] if dataset else None
-    settings: dict[str, Any] = params.model_dump(mode="json")
-    # A teacher counts by what it is: under another name in another suite it gives the same student.
-    named = {"teacher"} if "teacher" in inputs else set()
+def _prepared(
+    facts: Facts, run: Run, step: Step, prepared: tuple[str, Mapping[str, object]], inputs: Mapping[str, str]
+) -> StageSpec:
+    name, settings = prepared
+    method = find_method(name)
+    whole = method.params.model_validate(settings).model_dump(mode="json")
+    own = {role: found for role, found in inputs.items() if role == "data" or role in method.needs_with(whole)}
+    return _stage(facts, run, replace(step, name=f"{step.name}: {method.name}", method=name), method, whole, own)
+
+
+def _stage(
+    facts: Facts, run: Run, step: Step, method: type[Method[Params]], settings: dict[str, Any], inputs: dict[str, str]
+) -> StageSpec:
+    given = settings.get("dataset") if method.dataset_kind and "data" not in inputs else None
+    fingerprint = facts.datasets[given, method.dataset_kind] if given and method.dataset_kind else None
+    # Models count by what they are: under another name in another suite they give the same.
+    named = NAMED_ROLES & inputs.keys()
+    further: dict[str, object] = {}
+    if read := method.reads(settings):
+        further["reads"] = dict(read)
+    if step.round:
+        further["round"] = step.round
     key = content_key(
         "stage",
         method=step.method,
@@ -147,21 +179,24 @@ def _stage(facts: Facts, run: Run, step: Step, params: Params, inputs: dict[str,
         seed=run.seed,
         precision=facts.precision,
         versions={**facts.library_versions, **versions(method.libraries)},
+        **further,
     )
+    place = f" round {step.round + 1}" if step.round else ""
     return StageSpec(
         key=key,
         method=step.method,
         version=method.version,
         params=settings,
         inputs=inputs,
-        dataset=dataset,
+        dataset=given,
         dataset_fingerprint=fingerprint,
         data=facts.source.name,
         seed=run.seed,
         precision=facts.precision,
+        round=step.round,
         limit_s=facts.suite.budget.stage_seconds,
         memory_mb=facts.suite.budget.memory_mb,
-        label=f"{run.recipe} {step.name} seed {run.seed}",
+        label=f"{run.recipe} {step.name}{place} seed {run.seed}",
     )
 
 

@@ -316,7 +316,7 @@ class Suite(Strict):
         return self._uses.get(self._known(recipe))
 
     def needs(self, recipe: str) -> list[str]:
-        """The recipes whose results this one needs, each after those it needs itself: the one it uses, its teachers."""
+        """The recipes whose results this one needs, each after those it needs itself: used, teaching or judging."""
         return dependencies(self._own, self._uses, self._known(recipe))
 
     def recipe_order(self) -> list[str]:

@@ -39,12 +39,15 @@ class StageSpec(_Spec):
     method: str
     version: int
     params: dict[str, Any]
-    inputs: dict[str, str] = Field(description="role → model reference")
+    inputs: dict[str, str] = Field(
+        description="role → model reference; data: the dataset made before; prepared: what the preparation left"
+    )
     dataset: str | None = None
     dataset_fingerprint: str | None = None
     data: str
     seed: int
     precision: Literal["float32", "bfloat16"]
+    round: int = Field(default=0, description="which time round a repeated group of steps, from 0")
     threads: int = 1
     limit_s: float | None = Field(default=None, description="wall seconds; past them the stage is pruned")
     memory_mb: float | None = Field(default=None, description="resident memory; beyond it the stage is infeasible")

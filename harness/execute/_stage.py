@@ -13,12 +13,16 @@ from pathlib import Path
 
 from harness.data import DataSource, load_training_set
 from harness.errors import UserError
+from harness.execute._generations import generation_rows
+from harness.execute._made import made_dataset, made_rows, save_made
 from harness.execute._spec import StageSpec
+from harness.execute._stage_judge import StageJudge
 from harness.folders import Folders
-from harness.method import Context, Inputs, LoadedModel, Role, find_method
+from harness.method import Context, DatasetKind, Inputs, LoadedModel, Made, Role, Trained, find_method
 from harness.models import load_model, save_model
 from harness.provenance import environment
-from harness.rungs import Point, StageJudge
+from harness.rungs import Point
+from harness.rungs import StageJudge as RungJudge
 from harness.store import Store
 from harness.targets import peak_rss_mb
 
@@ -49,6 +53,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             precision=spec.precision,
             log=curve.log,
             deadline=None if spec.limit_s is None else started + spec.limit_s,
+            round=spec.round,
         )
         try:
             trained = method().run(_inputs(spec, folders, method.dataset_kind), params, context)
@@ -73,7 +78,14 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             "at": env.now(),
         }
         # Rows first: an artifact whose rows were lost would never be computed again, its curves missing for ever.
-        Store(results).append_many({"stages": [row], **curve.finished(), "environment_rows": [env.row()]})
+        Store(results).append_many(
+            {
+                "stages": [row],
+                **curve.finished(),
+                "generations": generation_rows(spec.key, trained.records) if isinstance(trained, Made) else [],
+                "environment_rows": [env.row()],
+            }
+        )
         folders.put(
             spec.key,
             {
@@ -82,7 +94,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
                 "metrics": dict(trained.metrics),
                 "produces": method.produces,
             },
-            trained.write or (lambda folder: save_model(trained.model, trained.tokenizer, folder)),
+            _writer(trained, method.makes, spec.label),
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -95,7 +107,7 @@ class _Curve:
         self._spec, self._log = spec, log
         self._rows: list[dict[str, object]] = []
         self._totals: dict[str, int] = {}
-        self._judge = None if spec.rungs is None else StageJudge(spec.rungs)
+        self._judge = None if spec.rungs is None else RungJudge(spec.rungs)
 
     def log(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Keep one step's metrics.
@@ -126,14 +138,30 @@ class _Curve:
         return [{**known, "metric": m, "total": total, "logged": values} for m, total in self._totals.items()]
 
 
-def _inputs(spec: StageSpec, folders: Folders, kind: str | None) -> Inputs:
+def _writer(trained: Trained | Made, kind: DatasetKind | None, label: str) -> Callable[[Path], None]:
+    if isinstance(trained, Made):
+        return lambda folder: save_made(trained.rows, kind, label, folder)
+    return trained.write or (lambda folder: save_model(trained.model, trained.tokenizer, folder))
+
+
+def _inputs(spec: StageSpec, folders: Folders, kind: DatasetKind | None) -> Inputs:
     def load(role: Role, folder: Path) -> LoadedModel:
         return load_model(folder, head="reward" if role == "reward" else "causal")
 
-    roles: dict[Role, Path] = {role: folders.model(ref) for role, ref in spec.inputs.items()}  # type: ignore[misc]  # the plan writes roles only
-    if spec.dataset is None or kind is None:
-        return Inputs(roles, load)
-    rows, fingerprint = load_training_set(spec.dataset, kind, DataSource(spec.data))  # type: ignore[arg-type]  # a method's declared kind
-    if spec.dataset_fingerprint is not None and fingerprint != spec.dataset_fingerprint:
-        raise UserError(f"dataset {spec.dataset!r} changed while the sweep was running; start the sweep again")
-    return Inputs(roles, load, rows)
+    named = {role: folders.model(reference) for role, reference in spec.inputs.items()}
+    data, prepared = named.pop("data", None), named.pop("prepared", None)
+    inputs = Inputs(named, load)
+    if prepared is not None:
+        inputs.before = made_rows(prepared)
+    if "judge" in named:
+        inputs.judging = lambda: StageJudge(inputs.load("judge"), spec)
+    if kind is None:
+        return inputs
+    if data is not None:
+        inputs.dataset = made_dataset(data, kind)
+    elif spec.dataset is not None:
+        rows, fingerprint = load_training_set(spec.dataset, kind, DataSource(spec.data))
+        if spec.dataset_fingerprint is not None and fingerprint != spec.dataset_fingerprint:
+            raise UserError(f"dataset {spec.dataset!r} changed while the sweep was running; start the sweep again")
+        inputs.dataset = rows
+    return inputs

@@ -8,6 +8,7 @@ from harness.measure.judge._local import LocalVoter
 from harness.measure.judge._pairs import measure_pairs
 from harness.measure.judge._panel import judge_fingerprint, measure_judge
 from harness.measure.judge._quality import measure_quality, quality_fingerprint
+from harness.measure.judge._reading import text_of_chat
 from harness.measure.judge._sets import judge_prompts, prompt_problems
 from harness.measure.judge._speaking import SpeakingVoter
 from harness.measure.judge._types import JudgePrompt, Question, Verdict, Voter
@@ -32,4 +33,5 @@ __all__ = [
     "prompt_problems",
     "quality_fingerprint",
     "quality_problem",
+    "text_of_chat",
 ]

@@ -10,7 +10,9 @@ from harness.data import Half, half_of
 __all__ = ["UNPARSED", "AspectName", "JudgePrompt", "Keep", "Progress", "Question", "TemplateName", "Verdict", "Voter"]
 
 AspectName = Literal["helpfulness", "harmlessness", "over_refusal", "multi_turn"]
-TemplateName = Literal["helpfulness", "harmlessness", "over_refusal", "multi_turn", "multi_turn_reference", "pair"]
+TemplateName = Literal[
+    "helpfulness", "harmlessness", "over_refusal", "multi_turn", "multi_turn_reference", "pair", "principle"
+]
 
 UNPARSED = "unparsed"
 """The verdict in the store of a judge whose words were none."""
@@ -48,8 +50,8 @@ class JudgePrompt:
 class Question:
     """One thing to decide: a template, and the hostile texts that stand in its places.
 
-    `texts` are by the template's placeholders: prompt, response; for a pair prompt, first, second; for turns also
-    history and reference.
+    `texts` are by the template's placeholders: prompt, response; for a pair prompt, first, second, with what
+    to judge it by (principle); for turns also history and reference.
     """
 
     template: TemplateName
