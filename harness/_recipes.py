@@ -12,12 +12,12 @@ from harness._pipelines import PIPELINES, Pipeline
 from harness._spaces import SettingsReader, Space, explain, quoted, suggestion
 from harness._teachers import NAMED_ROLES, inherited, teacher_problems
 from harness.errors import UserError
-from harness.method import MADE, TORCH_BACKENDS, Method, Params, find_method, method_names
+from harness.method import MADE, TORCH_BACKENDS, DatasetKind, Method, Params, find_method, method_names
 from harness.yamlmarks import KeyPath, Problem
 
-__all__ = ["NAME_PATTERN", "Recipe", "Step", "read_recipes"]
+__all__ = ["MOST_ROUNDS", "NAME_PATTERN", "Recipe", "Step", "read_recipes"]
 
-_MOST_ROUNDS = 100
+MOST_ROUNDS = 100
 """A repeated group is written out, each round with artifacts of its own."""
 
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
@@ -65,7 +65,25 @@ class Step:
     @property
     def named(self) -> list[tuple[str, object]]:
         """(role, name) of every model that it may name; a teacher None is the policy before it was compressed."""
-        return [(role, name) for role in self.named_roles for name in self.choices(role)]
+        of_roles = [(role, name) for role in self.named_roles for name in self.choices(role)]
+        return [*of_roles, *(("merge", name) for name in self.merged or ())]
+
+    @property
+    def merged(self) -> tuple[str, ...] | None:
+        """The models that it merges, by name; none: those of its recipe's own steps. None where it merges nothing."""
+        method = find_method(self.method)
+        found = None if method.fixed & self.spaces.keys() else method.merges(self.settings)
+        return None if found is None else tuple(found)
+
+    @property
+    def datasets(self) -> dict[str, DatasetKind]:
+        """The datasets that some trial of the step names beside `dataset`, with their kinds."""
+        method = find_method(self.method)
+        found = dict(method.datasets(self.settings))
+        for setting in self.spaces:
+            for value in self.choices(setting):
+                found |= method.datasets({**self.settings, setting: value})
+        return found
 
     @property
     def runs_on(self) -> frozenset[str]:
@@ -207,10 +225,10 @@ def _repeated(
         if key not in ("repeat", "steps"):
             wrong = f"unknown key of a repeated group{suggestion(key, ('repeat', 'steps'))}"
             problems.append(Problem((*here, key), wrong, on_key=True))
-    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= _MOST_ROUNDS:
-        wrong = f"expected how many times, a whole number from 1 to {_MOST_ROUNDS}, got {quoted(times)}"
+    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times <= MOST_ROUNDS:
+        wrong = f"expected how many times, a whole number from 1 to {MOST_ROUNDS}, got {quoted(times)}"
         problems.append(Problem((*here, "repeat"), wrong))
-    if not isinstance(inner, list) or not inner:
+    if len(problems) == before and (not isinstance(inner, list) or not inner):
         problems.append(Problem((*here, "steps"), f"expected the list of steps to repeat, got {quoted(inner)}"))
     if len(problems) > before or not isinstance(inner, list) or not isinstance(times, int):
         return
@@ -292,7 +310,21 @@ def _check_order(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None
                 elif method.dataset_kind not in {m.makes for m in before if m.produces == "dataset"}:
                     message = f"no step before it makes {method.dataset_kind}; put one there, or name a dataset"
                     problems.append(Problem((*path, "dataset"), message))
+            if step.merged is not None and (wrong := _too_few(step, recipe, recipe.steps.index(step))):
+                problems.append(Problem(path, wrong, on_key=True))
             before.append(method)
+
+
+def _too_few(step: Step, recipe: Recipe, place: int) -> str | None:
+    """Why a step has not the models that it merges, or None."""
+    own = [s for s in recipe.steps[:place] if find_method(s.method).produces == "policy" and s.merged is None]
+    count = len(step.merged or own)
+    if count < 2:
+        return f"{step.method} needs at least two policies: put training steps before it in its recipe, or name models"
+    weights = step.settings.get("weights")
+    if isinstance(weights, list) and len(weights) != count:
+        return f"{step.method} merges {count} policies, and weights has {len(weights)}; give one for each"
+    return None
 
 
 def _check_deployed(recipes: Mapping[str, Recipe], problems: list[Problem]) -> None:
@@ -311,6 +343,9 @@ def _check_deployed(recipes: Mapping[str, Recipe], problems: list[Problem]) -> N
                 own = [s for s in _all_steps(str(model), recipes) if find_method(s.method).produces == "policy"]
                 if own and "eager" not in own[-1].runs_on:
                     message = f"{model} is exported, and a {role} must run in torch: name the recipe it begins with"
+                    problems.append(Problem(path, message, on_key=True))
+                elif own and role == "merge" and own[-1].deploys:
+                    message = f"{model} is packed for running and cannot be merged: name the recipe it begins with"
                     problems.append(Problem(path, message, on_key=True))
             before.append(step)
 

@@ -1,4 +1,4 @@
-"""Who learns from whom in a suite: the teachers and judges that steps name, checked before anything runs."""
+"""Who learns from whom in a suite: the teachers, judges and merged models that steps name, checked before all else."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ SELF = "self"
 
 
 def dependencies(steps: Mapping[str, Sequence["Step"]], uses: Mapping[str, str | None], recipe: str) -> list[str]:
-    """The recipes whose results this one needs, each after those it needs itself: used, teaching or judging.
+    """The recipes whose results this one needs, each after those it needs itself: used, teaching, judging or merged.
 
     Args:
         steps: recipe → its own steps.
@@ -39,7 +39,7 @@ def _needs(steps: Mapping[str, Sequence["Step"]], uses: Mapping[str, str | None]
 
 
 def teacher_problems(recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> list[Problem]:
-    """What is wrong with the teachers and judges that steps name, or do not name.
+    """What is wrong with the teachers, judges and merged models that steps name, or do not name.
 
     Args:
         recipes: recipes that use each other in no circle.
@@ -49,7 +49,7 @@ def teacher_problems(recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> 
     named = [(r, i, *one) for r in recipes.values() for i in range(len(r.steps)) for one in _named(r, i)]
     for recipe, _, role, name, path in named:
         if name == recipe.name:
-            problems.append(Problem(path, f"a recipe cannot be its own {role}" + _OR_SELF.get(role, "")))
+            problems.append(Problem(path, f"a recipe cannot be its own {role}" + _OR_ELSE.get(role, "")))
         elif name is None and role == "judge":
             wrong = "this step needs a judge: set judge to self, base, a recipe or a model"
             problems.append(Problem(path, wrong, on_key=True))
@@ -64,7 +64,10 @@ def teacher_problems(recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> 
     return problems
 
 
-_OR_SELF = {"judge": "; self is the policy as it comes into the step"}
+_OR_ELSE = {
+    "judge": "; self is the policy as it comes into the step",
+    "merge": "; without models its own steps before this one are merged",
+}
 
 
 def _named(recipe: "Recipe", index: int) -> list[tuple[str, object, KeyPath]]:
@@ -75,7 +78,7 @@ def _named(recipe: "Recipe", index: int) -> list[tuple[str, object, KeyPath]]:
         for position, name in enumerate(step.choices(role)):
             here = (*place, role, "values", position) if role in step.spaces else (*place, role)
             found.append((role, name, place if name is None else here))
-    return found
+    return [*found, *(("merge", name, (*place, "models", n)) for n, name in enumerate(step.merged or ()))]
 
 
 def _unknown(role: str, name: str, recipe: str, recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> str | None:

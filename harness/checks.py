@@ -32,8 +32,9 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
             yield f"{suite.place('models', index)}: models: {name!r}: {problem}"
     for name in teachers(suite):
         if problem := model_problem(name):
-            role = "teacher" if _stands(suite, "teacher", name) else "judge"
-            yield f"{_setting_place(suite, role, name)}: the {role} {name!r}: {problem}"
+            role = next((r for r in ("teacher", "judge") if _stands(suite, r, name)), "models")
+            said = {"models": "the model to merge"}.get(role, f"the {role}")
+            yield f"{_setting_place(suite, role, name)}: {said} {name!r}: {problem}"
     yield from _judge_problems(suite, source)
     yield from _dataset_problems(suite, source)
     yield from _import_problems(suite, where)
@@ -57,7 +58,9 @@ def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
         if problem is None and name not in TRAINING_SETS:
             problem = source.unreachable(name.partition(":")[0])
         if problem is not None:
-            place = suite.place(*keys) if keys else _setting_place(suite, "dataset", name)
+            place = suite.place(
+                *(keys or _stands(suite, "dataset", name) or _stands(suite, None, name) or ("recipes",))
+            )
             yield f"{place}: {'.'.join(keys) or f'dataset {name!r}'}: {problem}"
 
 
@@ -66,7 +69,14 @@ def _setting_place(suite: Suite, setting: str, value: str) -> str:
     return suite.place(*(_stands(suite, setting, value) or ("recipes",)))
 
 
-def _stands(suite: Suite, setting: str, value: str) -> KeyPath | None:
+def _stands(suite: Suite, setting: str | None, value: str) -> KeyPath | None:
+    """The same, or None where it stands nowhere; without a setting: of any."""
+
+    def gives(given: object) -> bool:
+        if isinstance(given, dict):
+            given = given.get("values", ())
+        return given == value or (isinstance(given, list) and value in given)
+
     def look(steps: list[Any], path: KeyPath) -> KeyPath | None:
         for index, step in enumerate(steps):
             for key, given in step.items():
@@ -77,9 +87,9 @@ def _stands(suite: Suite, setting: str, value: str) -> KeyPath | None:
                 inside = dict(given) if isinstance(given, dict) else {}
                 holders: list[tuple[KeyPath, Any]] = [((), inside), *(((k,), g) for k, g in inside.items())]
                 for below, holder in holders:
-                    has = holder.get(setting) if isinstance(holder, dict) else None
-                    if has == value or (isinstance(has, dict) and value in has.get("values", ())):
-                        return (*here, *below, setting)
+                    for name, has in holder.items() if isinstance(holder, dict) else ():
+                        if setting in (None, name) and gives(has):
+                            return (*here, *below, name)
         return None
 
     return next((p for r, steps in suite.recipes.items() if (p := look(steps, ("recipes", r)))), None)
@@ -180,10 +190,11 @@ def teachers(suite: Suite) -> list[str]:
 
 
 def training_sets(suite: Suite) -> list[tuple[str, str]]:
-    """(dataset, kind) of every step, also each value of a searched dataset."""
+    """(dataset, kind) of every step, also each value of a searched dataset, and what steps name beside it."""
     found: dict[tuple[str, str], None] = {}
     for recipe in suite.recipe_order():
         for step in suite.steps(recipe):
+            found.update(dict.fromkeys((name, str(kind)) for name, kind in step.datasets.items()))
             kind = find_method(step.method).dataset_kind
             if kind is None:
                 continue

@@ -117,6 +117,8 @@ class Inputs:
     """Makes the judge that the step names."""
     before: Sequence[Mapping[str, object]] | None = None
     """What the step's preparation left (`Method.prepares`)."""
+    further: "Mapping[str, Dataset]" = field(default_factory=dict)
+    """The datasets that settings name beside `dataset` (`Method.datasets`), by name."""
     _loaded: dict[Role, LoadedModel] = field(default_factory=dict)
 
     def load(self, role: Role) -> LoadedModel:
@@ -136,6 +138,16 @@ class Inputs:
         if self.judging is None:
             raise UserError("this step has no judge; set its `judge` to self, base, a recipe or a model")
         return self.judging()
+
+    def named(self, name: str) -> "Dataset":
+        """A dataset that a setting names beside `dataset`.
+
+        Raises:
+            UserError: the stage was given none of this name.
+        """
+        if name not in self.further:
+            raise UserError(f"this stage was given no dataset {name!r}; it has {sorted(self.further)} beside its own")
+        return self.further[name]
 
     def prepared(self) -> Sequence[Mapping[str, object]] | None:
         """The rows that the method's preparation left; None where it was run without one."""
@@ -259,6 +271,20 @@ class Method(ABC, Generic[P]):
             UserError: it cannot be had. Asked before anything runs.
         """
         return {}
+
+    @classmethod
+    def datasets(cls, settings: Mapping[str, object]) -> Mapping[str, DatasetKind]:
+        """The datasets that settings name beside `dataset`, with the kind that each must be: for `Inputs.named`."""
+        return {}
+
+    @classmethod
+    def merges(cls, settings: Mapping[str, object]) -> Sequence[str] | None:
+        """The models that the setting `models` names, which come in the roles `merge_0`, `merge_1`, …
+
+        Recipes, `base` or models. None: it merges nothing; empty: the policies after each own step of its recipe so
+        far that trained one. The role `origin` is the base model that all of the recipe began with.
+        """
+        return None
 
     @classmethod
     def prepares(cls, settings: Mapping[str, object]) -> "tuple[str, Mapping[str, object]] | None":

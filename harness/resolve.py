@@ -85,6 +85,8 @@ class _Line:
     reward: str | None = None
     whole: str | None = None
     """The policy as it was before the first step that compressed it."""
+    policies: list[tuple[str, str]] = field(default_factory=list)
+    """Recipe of the step and reference of each policy that was trained, in order; those merged are no part of it."""
     made: dict[str, str] = field(default_factory=dict)
     """Kind → the newest dataset of that kind that a step has made."""
     stages: dict[str, StageSpec] = field(default_factory=dict)
@@ -103,6 +105,10 @@ def _walk(facts: Facts, run: Run, steps: int | None = None) -> _Line:
         inputs = {role: _in_role(facts, run, role, settings, line) for role in sorted(method.needs_with(settings))}
         if settings.get("dataset") == MADE and method.dataset_kind:
             inputs["data"] = line.made[method.dataset_kind]
+        if (merged := method.merges(settings)) is not None:
+            own = [reference for recipe, reference in line.policies if recipe == step.recipe]
+            parts = [_named(facts, run, name, line) for name in merged] or own
+            inputs |= {f"merge_{place}": reference for place, reference in enumerate(parts)}
         if (prepared := method.prepares(settings)) is not None:
             before = _prepared(facts, run, step, prepared, inputs)
             line.stages.setdefault(before.key, before)
@@ -116,6 +122,8 @@ def _walk(facts: Facts, run: Run, steps: int | None = None) -> _Line:
             line.made[str(method.makes)] = spec.key
         else:
             line.policy = spec.key
+            if merged is None:
+                line.policies.append((step.recipe, spec.key))
     return line
 
 
@@ -130,7 +138,8 @@ def _in_role(facts: Facts, run: Run, role: str, settings: Mapping[str, object], 
     if role in NAMED_ROLES:
         found = _named(facts, run, settings.get(role), line) if settings.get(role) is not None else line.whole
     else:
-        found = {"policy": line.policy, "reference": line.policy, "reward": line.reward}[role]
+        origin = f"model:{run.model}"
+        found = {"policy": line.policy, "reference": line.policy, "reward": line.reward, "origin": origin}[role]
     if found is None:
         raise UserError(f"recipe {run.recipe!r}: a step needs a {role} model and has none")
     return found
@@ -163,10 +172,13 @@ def _stage(
     given = settings.get("dataset") if method.dataset_kind and "data" not in inputs else None
     fingerprint = facts.datasets[given, method.dataset_kind] if given and method.dataset_kind else None
     # Models count by what they are: under another name in another suite they give the same.
-    named = NAMED_ROLES & inputs.keys()
+    named = (NAMED_ROLES & inputs.keys()) | ({"models"} if "merge_0" in inputs else set())
+    datasets = {name: facts.datasets[name, kind] for name, kind in sorted(method.datasets(settings).items())}
     further: dict[str, object] = {}
     if read := method.reads(settings):
         further["reads"] = dict(read)
+    if datasets:
+        further["datasets"] = datasets
     if step.round:
         further["round"] = step.round
     key = content_key(
@@ -190,6 +202,7 @@ def _stage(
         inputs=inputs,
         dataset=given,
         dataset_fingerprint=fingerprint,
+        datasets=datasets,
         data=facts.source.name,
         seed=run.seed,
         precision=facts.precision,

@@ -44,6 +44,7 @@ class StageSpec(_Spec):
     )
     dataset: str | None = None
     dataset_fingerprint: str | None = None
+    datasets: dict[str, str] = Field(default={}, description="further datasets by name → fingerprint of their rows")
     data: str
     seed: int
     precision: Literal["float32", "bfloat16"]

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.data import DataSource, load_training_set
 from harness.errors import UserError
@@ -18,13 +19,16 @@ from harness.execute._made import made_dataset, made_rows, save_made
 from harness.execute._spec import StageSpec
 from harness.execute._stage_judge import StageJudge
 from harness.folders import Folders
-from harness.method import Context, DatasetKind, Inputs, LoadedModel, Made, Role, Trained, find_method
+from harness.method import Context, DatasetKind, Inputs, LoadedModel, Made, Method, Params, Role, Trained, find_method
 from harness.models import load_model, save_model
 from harness.provenance import environment
 from harness.rungs import Point
 from harness.rungs import StageJudge as RungJudge
 from harness.store import Store
 from harness.targets import peak_rss_mb
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["run_stage"]
 
@@ -56,7 +60,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             round=spec.round,
         )
         try:
-            trained = method().run(_inputs(spec, folders, method.dataset_kind), params, context)
+            trained = method().run(_inputs(spec, folders, method), params, context)
         except (Exception, SystemExit):
             Store(results).append_many(curve.unfinished())
             raise
@@ -144,7 +148,7 @@ def _writer(trained: Trained | Made, kind: DatasetKind | None, label: str) -> Ca
     return trained.write or (lambda folder: save_model(trained.model, trained.tokenizer, folder))
 
 
-def _inputs(spec: StageSpec, folders: Folders, kind: DatasetKind | None) -> Inputs:
+def _inputs(spec: StageSpec, folders: Folders, method: type[Method[Params]]) -> Inputs:
     def load(role: Role, folder: Path) -> LoadedModel:
         return load_model(folder, head="reward" if role == "reward" else "causal")
 
@@ -155,13 +159,18 @@ def _inputs(spec: StageSpec, folders: Folders, kind: DatasetKind | None) -> Inpu
         inputs.before = made_rows(prepared)
     if "judge" in named:
         inputs.judging = lambda: StageJudge(inputs.load("judge"), spec)
-    if kind is None:
-        return inputs
-    if data is not None:
+    kinds = method.datasets(spec.params)
+    inputs.further = {name: _rows(name, kinds[name], spec.data, known) for name, known in spec.datasets.items()}
+    kind = method.dataset_kind
+    if kind is not None and data is not None:
         inputs.dataset = made_dataset(data, kind)
-    elif spec.dataset is not None:
-        rows, fingerprint = load_training_set(spec.dataset, kind, DataSource(spec.data))
-        if spec.dataset_fingerprint is not None and fingerprint != spec.dataset_fingerprint:
-            raise UserError(f"dataset {spec.dataset!r} changed while the sweep was running; start the sweep again")
-        inputs.dataset = rows
+    elif kind is not None and spec.dataset is not None:
+        inputs.dataset = _rows(spec.dataset, kind, spec.data, spec.dataset_fingerprint)
     return inputs
+
+
+def _rows(name: str, kind: DatasetKind, data: str, known: str | None) -> "Dataset":
+    rows, fingerprint = load_training_set(name, kind, DataSource(data))
+    if known is not None and fingerprint != known:
+        raise UserError(f"dataset {name!r} changed while the sweep was running; start the sweep again")
+    return rows
