@@ -1,4 +1,4 @@
-"""LoRA adapters once they are trained: merged into the weights, or kept beside them as a choice of deployment."""
+"""Adapters once they are trained: merged into the weights, or kept beside them as a choice of deployment."""
 
 import shutil
 from collections.abc import Mapping
@@ -31,12 +31,18 @@ def lora_merge_field() -> Any:  # noqa: ANN401  # what pydantic's Field returns
 class AdapterParams(TrainingParams):
     """Settings of what trains a policy, in full or by adapters."""
 
+    soft_prompts: ClassVar[bool] = True
+
     lora_merge: bool = lora_merge_field()
 
     @model_validator(mode="after")
     def _has_adapters(self) -> Self:
-        if not self.lora_merge and not self.lora_rank:
+        if not self.lora_merge and not self.adapts:
             raise ValueError("lora_merge: false needs adapters: set lora_rank")
+        if self.lora_merge and self.adapter == "prompt_tuning":
+            raise ValueError(
+                "adapter prompt_tuning learns no weights that others could be merged with: set lora_merge: false"
+            )
         return self
 
 

@@ -11,9 +11,10 @@ from transformers import Trainer, TrainingArguments
 from harness.method import Context
 from methods._distill_loss import Losses, completion_losses
 from methods._distill_models import Trunk
+from methods._peft_model import adapted
 from methods._rollout import sample
 from methods._rows import training_order
-from methods._trl import lora_config, rows_wanted, training_arguments
+from methods._trl import rows_wanted, training_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -183,19 +184,8 @@ def make_trainer(
         tokenizer,
         params,
         context,
-        model=_adapted(student, params, context.seed),
+        model=adapted(student, params, context.seed),
         args=arguments,
         train_dataset=datasets.Dataset.from_list([rows[i] for i in order]),
         processing_class=tokenizer,
     )
-
-
-def _adapted(student: "PreTrainedModel", params: "DistillParams", seed: int) -> Any:  # noqa: ANN401  # peft is untyped
-    config = lora_config(params, "CAUSAL_LM")
-    if config is None:
-        return student
-    import peft
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return peft.get_peft_model(student, config)

@@ -8,7 +8,7 @@ sgd 0. Paged variants keep their state in memory that the CUDA driver moves to t
 import importlib
 import importlib.util
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -28,6 +28,7 @@ __all__ = [
     "make_optimizer",
     "optimizer_arguments",
     "set_rate",
+    "spread_rates",
     "state_mb",
 ]
 
@@ -142,33 +143,62 @@ def make_optimizer(
     return optimizer
 
 
-def optimizer_arguments(params: OptimizerParams, device: str) -> dict[str, object]:
+def optimizer_arguments(params: OptimizerParams, device: str, ratio: float = 1.0) -> dict[str, object]:
     """What a Trainer's arguments say of the choice, read again by `choose_optimizer`; nothing for the default.
+
+    Args:
+        ratio: see `spread_rates`.
 
     Raises:
         UserError: this device or installation cannot run it.
     """
-    if params.optimizer == "adamw" and not params.offload_optimizer:
+    if params.optimizer == "adamw" and not params.offload_optimizer and ratio == 1.0:
         # The Trainer's own AdamW: what was trained before there was a choice keeps its numbers, bit for bit.
         return {}
     _check(params.optimizer, params.offload_optimizer, device)
-    return {"optim_args": f"optimizer={params.optimizer},offload={params.offload_optimizer}"}
+    return {"optim_args": f"optimizer={params.optimizer},offload={params.offload_optimizer},ratio={ratio}"}
 
 
 def choose_optimizer(trainer: "Trainer") -> None:
     """Let a Trainer whose arguments carry a choice make that optimizer; one that has an optimizer keeps it."""
-    if not trainer.args.optim_args or trainer.optimizer is not None:
+    args = trainer.args
+    if not args.optim_args or trainer.optimizer is not None:
         return
-    choice = dict(part.split("=", 1) for part in trainer.args.optim_args.split(","))
+    choice = dict(part.split("=", 1) for part in args.optim_args.split(","))
     params = OptimizerParams.model_validate({"optimizer": choice["optimizer"], "offload_optimizer": choice["offload"]})
-    made, kwargs = _class_of(params.optimizer, (trainer.args.adam_beta1, trainer.args.adam_beta2))
-    kwargs["lr"] = trainer.args.learning_rate
+    betas = (args.adam_beta1, args.adam_beta2)
+    if (ratio := float(choice["ratio"])) != 1.0:
+        group = {"params": [p for p in trainer.model.parameters() if p.requires_grad], "lr": args.learning_rate}
+        trainer.optimizer = make_optimizer(
+            spread_rates([group], trainer.model, ratio),
+            params,
+            args.device.type,
+            betas=betas,
+            weight_decay=args.weight_decay,
+        )
+        return
+    made, kwargs = _class_of(params.optimizer, betas)
+    kwargs["lr"] = args.learning_rate
     if params.offload_optimizer:
         from methods._host_optimizer import HostOptimizer
 
         kwargs = {"inner": made, **kwargs}
         made = HostOptimizer
     trainer.optimizer_cls_and_kwargs = (made, kwargs)
+
+
+def spread_rates(groups: Sequence[dict[str, Any]], model: "torch.nn.Module", ratio: float) -> list[dict[str, Any]]:
+    """The groups, and after them the second matrices of their LoRA adapters at `ratio` times their rate (LoRA+)."""
+    if ratio == 1.0:
+        return list(groups)
+    fast = {id(p) for name, p in model.named_parameters() if "lora_B" in name.split(".")}
+    found, faster = [], []
+    for group in groups:
+        found.append({**group, "params": [p for p in group["params"] if id(p) not in fast]})
+        second = [p for p in group["params"] if id(p) in fast]
+        if second:
+            faster.append({**group, "params": second, "lr": group["lr"] * ratio})
+    return [*found, *faster]
 
 
 def set_rate(group: dict[str, Any], rate: float) -> None:

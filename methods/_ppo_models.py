@@ -9,12 +9,13 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from methods._peft_model import merged_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -151,7 +152,7 @@ def cast_linears(module: nn.Module) -> None:
 
 
 class Sampler:
-    """What generates: the policy itself, or (bfloat16, LoRA) a copy with ready-cast, merged weights.
+    """What generates: the policy itself, or (bfloat16, adapters) a copy with ready-cast, merged weights.
 
     Casting 135M weights at every decoding step would cost more than the step itself.
     """
@@ -173,12 +174,9 @@ class Sampler:
             own = dict(module.named_parameters(recurse=False))
             if not own:
                 continue
-            origin: Any = self.source.get_submodule(name)
-            adapter = getattr(origin, "base_layer", None)
-            delta = origin.get_delta_weight("default") if adapter is not None else None
+            found = merged_weights(self.source.get_submodule(name))
             for key, parameter in own.items():
-                value = getattr(adapter if adapter is not None else origin, key)
-                parameter.copy_(value + delta if delta is not None and key == "weight" else value)
+                parameter.copy_(found[key])
 
     def context(self) -> "contextlib.AbstractContextManager[object]":
         """To sample in."""

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.method import Context, Inputs, LoadedModel
+from methods._peft_model import adapted, as_it_came
 from methods._ppo_models import Batch, Policy, Sampler, Scores, TokenScorer, cast_linears, check_model, closing_tokens
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Models:
     """The models of a run by their roles, some of which share weights."""
 
     trained: Any
-    """The causal model that learns; with LoRA, its layers are inside."""
+    """The causal model that learns; adapters are inside its layers."""
     peft: Any
-    """The adapters' wrapper around it, None without LoRA."""
+    """The adapters' wrapper around it, None without."""
     sampler: Sampler
     policy: Policy
     """What learns: the trained model with the value head, where there is one."""
@@ -60,8 +60,7 @@ class Models:
 
     def adapter_off(self) -> "AbstractContextManager[object]":
         """In it, the trained model is as it was before any training."""
-        off: AbstractContextManager[object] = nullcontext() if self.peft is None else self.peft.disable_adapter()
-        return off
+        return nullcontext() if self.peft is None else as_it_came(self.peft)
 
 
 def load_pair(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
@@ -127,15 +126,15 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
     if precision == "bfloat16":
         cast_linears(reward.base_model)
     scorer = TokenScorer(reward, precision)
-    sampler = Sampler(model, precision, separate=precision == "bfloat16" or params.lora_rank > 0)
-    if params.lora_rank:
-        peft, reference = _adapted(model, params, context.seed), model
+    sampler = Sampler(model, precision, separate=precision == "bfloat16" or params.adapts)
+    if params.adapts:
+        peft, reference = adapted(model, params, context.seed).eval(), model
     else:
         peft, reference = None, _reference(inputs, model.requires_grad_(True), precision)
     head = _value_head(model) if value_model is None else None
     # The sampler's ready-cast copy gives, bit for bit, what the policy gives under autocast, without casting 135M
-    # weights for each minibatch. Not with LoRA: merged weights round otherwise than base and adapter.
-    scoring = model if params.lora_rank else sampler.model
+    # weights for each minibatch. Not with adapters: merged weights round otherwise than base and adapter.
+    scoring = model if params.adapts else sampler.model
     running = [model, sampler.model, reward, reference, value_model]
     return Models(
         trained=model,
@@ -148,23 +147,6 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
         value_model=TokenScorer(value_model, precision) if value_model is not None else None,
         attending=[m for m in running if m is not None],
     )
-
-
-def _adapted(model: Any, params: "PPOParams", seed: int) -> Any:  # noqa: ANN401 -- peft is untyped
-    import peft
-
-    config = peft.LoraConfig(
-        r=params.lora_rank,
-        lora_alpha=params.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        adapted = peft.get_peft_model(model, config)
-    adapted.eval()
-    return adapted
 
 
 def _reference(inputs: Inputs, model: Any, precision: str) -> Any:  # noqa: ANN401 -- transformers is untyped

@@ -11,12 +11,12 @@ from harness.method import Context, Inputs, Trained
 from methods._adapters import beside
 from methods._meter import Meter
 from methods._optimizer import state_mb
+from methods._peft_model import leave
 from methods._ppo_attention import quick_attention
 from methods._ppo_experience import Collector, Experience
 from methods._ppo_math import AdaptiveKl, FixedKl, finite, learning_rate_factor
 from methods._ppo_setup import load_pair, make_models, make_texts
 from methods._ppo_update import Learner
-from methods._trl import leave
 
 if TYPE_CHECKING:
     from methods.ppo import PPOParams

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.method import Context
-from methods._optimizer import make_optimizer, set_rate
+from methods._optimizer import make_optimizer, set_rate, spread_rates
 from methods._ppo_experience import Experience, shuffled
 from methods._ppo_math import finite, masked_mean, policy_loss, value_loss
 from methods._ppo_setup import Models
@@ -37,11 +37,15 @@ class Learner:
                 f"{type(models.trained).__name__} cannot recompute its layers; leave gradient_checkpointing out"
             )
         value_rate = params.value_learning_rate or (1e-3 if head is not None else params.learning_rate)
-        self.rates = [params.learning_rate, value_rate]
-        groups = [
-            {"params": self.policy_weights, "lr": self.rates[0]},
-            {"params": self.value_weights, "lr": self.rates[1]},
-        ]
+        groups = spread_rates(
+            [
+                {"params": self.policy_weights, "lr": params.learning_rate},
+                {"params": self.value_weights, "lr": value_rate},
+            ],
+            models.trained,
+            params.ratio,
+        )
+        self.rates: list[float] = [group["lr"] for group in groups]
         self.optimizer = make_optimizer(groups, params, models.trained.device.type, betas=(0.9, 0.95))
 
     def set_rates(self, factor: float) -> float:

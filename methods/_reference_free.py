@@ -15,8 +15,9 @@ from harness.method import Context, tunable
 from methods._adapters import AdapterParams
 from methods._head import use_completion_head
 from methods._pairs_method import PairRows, PairsMethod
+from methods._peft_model import with_adapters
 from methods._rows import training_order
-from methods._trl import lora_config, rows_wanted, training_arguments
+from methods._trl import rows_wanted, training_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -119,11 +120,10 @@ def _make_trainer(
         disable_dropout=True,
     )
     trainer = ReferenceFree(
-        model=model,
+        **with_adapters(model, params, context.seed),
         args=arguments,
         train_dataset=datasets.Dataset.from_list([rows[i] for i in order]),
         processing_class=tokenizer,
-        peft_config=lora_config(params, "CAUSAL_LM"),
     )
     use_completion_head(model)
     return trainer

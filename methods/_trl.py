@@ -1,7 +1,6 @@
-"""What the methods on TRL share: settings, training arguments, the callback into the context, LoRA and its merge."""
+"""What the methods on TRL share: settings, training arguments, the callback into the context, the loop."""
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,19 +12,18 @@ from harness.errors import InfeasibleError, UserError
 from harness.method import Context, Inputs
 from methods._meter import Meter
 from methods._optimizer import OptimizerParams, choose_optimizer, optimizer_arguments, state_mb
+from methods._peft import PeftParams
+from methods._peft_model import leave
 from methods._sparsity import KeptZeros
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 __all__ = [
     "TrainingParams",
     "finish",
-    "leave",
-    "lora_config",
     "need_dataset",
     "rows_wanted",
     "train",
@@ -35,7 +33,7 @@ __all__ = [
 Config = TypeVar("Config")
 
 
-class TrainingParams(OptimizerParams):
+class TrainingParams(OptimizerParams, PeftParams):
     """Settings that every gradient-trained method has."""
 
     steps: int = Field(100, ge=1, description="optimizer steps; exact, whatever the size of the dataset")
@@ -50,8 +48,9 @@ class TrainingParams(OptimizerParams):
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW, per step times learning rate")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global L2 norm")
-    lora_rank: int = Field(0, ge=0, description="rank of LoRA adapters on all linear layers; 0 trains every weight")
-    lora_alpha: int = Field(32, ge=1, description="LoRA scale: adapters are multiplied by lora_alpha / lora_rank")
+    lora_alpha: int = Field(
+        32, ge=1, description="adapters are multiplied by lora_alpha / lora_rank; rslora: by lora_alpha over its root"
+    )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, about a third slower"
     )
@@ -111,28 +110,9 @@ def training_arguments(
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
-        **optimizer_arguments(params, device),
+        **optimizer_arguments(params, device, params.ratio),
     }
     return config(**{**arguments, **extra})
-
-
-def lora_config(params: TrainingParams, task: Literal["CAUSAL_LM", "SEQ_CLS"]) -> "LoraConfig | None":
-    """Adapters on every linear layer but the output head (Hu et al. 2021, arXiv:2106.09685), or None at rank 0.
-
-    The head of a reward model is trained in full beside them.
-    """
-    if params.lora_rank == 0:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=params.lora_rank,
-        lora_alpha=params.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        modules_to_save=["score"] if task == "SEQ_CLS" else None,
-        task_type=task,
-    )
 
 
 def _make_callback(
@@ -234,26 +214,6 @@ def finish(trainer: "Trainer", kept: Path | None = None) -> "PreTrainedModel":
     model.zero_grad(set_to_none=True)
     model.requires_grad_(True)
     return model.eval()
-
-
-def leave(peft_model: Any, kept: Path | None) -> "PreTrainedModel":  # noqa: ANN401  # peft is untyped
-    """The policy without peft's modules: adapters merged, or (with a folder) written there and taken off."""
-    if kept is None:
-        model = peft_model.merge_and_unload()
-    else:
-        peft_model.save_pretrained(kept, safe_serialization=True)
-        written = kept / "adapter_config.json"
-        # It names a folder of this machine; the base lies beside the adapter.
-        named = {**json.loads(written.read_text()), "base_model_name_or_path": None}
-        written.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n")
-        # A model card generated for the hub.
-        (kept / "README.md").unlink(missing_ok=True)
-        model = peft_model.unload()
-    # What peft leaves on the model makes save_pretrained write adapters again.
-    for name in ("peft_config", "_hf_peft_config_loaded"):
-        vars(model).pop(name, None)
-    found: PreTrainedModel = model
-    return found
 
 
 def _unwrap(model: "torch.nn.Module") -> None:

@@ -1,6 +1,6 @@
 """Knowledge distillation: a student learns the next-token distributions of a larger or uncompressed teacher."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,9 @@ _METRICS = {"kl": "kl", "hard_loss": "hard_loss"}
 
 class DistillParams(AdapterParams):
     """Settings of knowledge distillation."""
+
+    # The student's trunk is run by itself.
+    soft_prompts: ClassVar[bool] = False
 
     dataset: str = Field("instructions", description="training set of kind instructions (prompt, completion)")
     teacher: str | None = Field(

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from harness.method import Context, tunable
 from methods._adapters import AdapterParams
 from methods._pairs_method import PairRows, PairsMethod, own_reference
+from methods._peft_model import with_adapters
 from methods._rows import training_order
-from methods._trl import lora_config, rows_wanted, training_arguments
+from methods._trl import rows_wanted, training_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -151,11 +152,10 @@ def _make_trainer(
     )
     made = own_reference(DPOTrainer, model, partial(_with_reference, context=context))
     trained: Trainer = made(
-        model=model,
+        **with_adapters(model, params, context.seed),
         args=arguments,
         train_dataset=datasets.Dataset.from_list([{**rows[i], "row": i} for i in order]),
         processing_class=tokenizer,
-        peft_config=lora_config(params, "CAUSAL_LM"),
     )
     return trained
 

@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 from harness.method import Context, Inputs, Trained, tunable
 from methods._adapters import AdapterMethod, lora_merge_field
 from methods._optimizer import OptimizerParams
+from methods._peft import PeftParams
 
 __all__ = ["PPO", "PPOParams"]
 
 
-class PPOParams(OptimizerParams):
+class PPOParams(OptimizerParams, PeftParams):
     """Settings of PPO. An iteration samples one batch of responses, scores it and trains on it."""
 
     dataset: str = Field("prompts", description="prompts to answer: a bundled name or <org>/<dataset>[:config[:split]]")
@@ -73,8 +74,6 @@ class PPOParams(OptimizerParams):
         description="recompute activations in the backward pass: less memory, about a third slower",
         exclude_if=operator.not_,
     )
-    lora_rank: int = Field(0, ge=0, description="0 trains all weights; else the rank of LoRA on every linear layer")
-    lora_alpha: float = Field(32.0, gt=0, description="LoRA's scale is alpha / rank")
     lora_merge: bool = lora_merge_field()
 
     @model_validator(mode="after")
@@ -83,7 +82,7 @@ class PPOParams(OptimizerParams):
             raise ValueError(
                 f"minibatch_size ({self.minibatch_size}) must not exceed rollout_batch_size ({self.rollout_batch_size})"
             )
-        if not self.lora_merge and not self.lora_rank:
+        if not self.lora_merge and not self.adapts:
             raise ValueError("lora_merge: false needs adapters: set lora_rank")
         if self.gradient_accumulation > self.minibatch_size:
             raise ValueError(

@@ -46,9 +46,11 @@ class QATParams(TrainingParams):
 
     @model_validator(mode="after")
     def _trains_all(self) -> Self:
-        if self.lora_rank:
+        if self.adapts:
             # Merged, adapters move weights off the grid that the rest was trained on.
-            raise ValueError("qat rounds the weights it trains, which adapters leave alone: expected lora_rank 0")
+            raise ValueError(
+                "qat rounds the weights it trains, which adapters leave alone: expected lora_rank 0, no other adapter"
+            )
         return self
 
 

@@ -9,9 +9,10 @@ from harness.errors import UserError
 from harness.method import Context, Inputs, Method, Trained, tunable
 from harness.models import load_model
 from methods._head import drop_padding_mask
-from methods._optimizer import make_optimizer
+from methods._optimizer import make_optimizer, spread_rates
+from methods._peft_model import with_adapters
 from methods._rows import preference_rows, training_order
-from methods._trl import TrainingParams, finish, lora_config, need_dataset, rows_wanted, train, training_arguments
+from methods._trl import TrainingParams, finish, need_dataset, rows_wanted, train, training_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -153,11 +154,10 @@ def _make_trainer(
         disable_dropout=True,
     )
     trainer = RewardTrainer(
-        model=model,
+        **with_adapters(model, params, context.seed, "SEQ_CLS"),
         args=arguments,
         train_dataset=datasets.Dataset.from_list([_whole(rows[i]) for i in order]),
         processing_class=tokenizer,
-        peft_config=lora_config(params, "SEQ_CLS"),
     )
     drop_padding_mask(model)
     trainer.optimizer = _optimizer(trainer.model, params)
@@ -169,6 +169,7 @@ def _optimizer(model: "PreTrainedModel", params: RewardModelParams) -> "torch.op
     head = [p for name, p in trained if "score" in name.split(".")]
     body = [p for name, p in trained if "score" not in name.split(".")]
     groups = [{"params": body, "lr": params.learning_rate}, {"params": head, "lr": params.head_learning_rate}]
+    groups = spread_rates(groups, model, params.ratio)
     return make_optimizer(groups, params, model.device.type, weight_decay=params.weight_decay, fused=None)
 
 
