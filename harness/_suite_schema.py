@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness._recipes import NAME_PATTERN
+from harness._pipelines import PIPELINES
+from harness._recipes import MOST_ROUNDS, NAME_PATTERN
 from harness._spaces import default_range
 from harness.errors import UserError
 from harness.method import Method, Params, find_method, method_names
@@ -61,7 +62,7 @@ def recipes_schema(methods: Sequence[str] | None = None) -> tuple[dict[str, Any]
         "additionalProperties": False,
         "patternProperties": {"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$": {"type": "object"}},
     }
-    steps = [use]
+    steps: list[dict[str, Any]] = []
     definitions = dict(_DEFINITIONS)
     for name in methods if methods is not None else method_names():
         try:
@@ -69,13 +70,55 @@ def recipes_schema(methods: Sequence[str] | None = None) -> tuple[dict[str, Any]
         except (UserError, ImportError):
             continue
         steps.append({"$ref": f"#/$defs/step_{name}"})
+    steps += [own, _pipeline()]
     recipes = {
         "type": "object",
         "minProperties": 1,
         "propertyNames": {"pattern": NAME_PATTERN, "not": {"const": "base"}},
-        "additionalProperties": {"type": "array", "minItems": 1, "items": {"oneOf": [*steps, own]}},
+        "additionalProperties": {"type": "array", "minItems": 1, "items": {"oneOf": [use, *steps, _repeat(steps)]}},
     }
     return recipes, definitions
+
+
+def _repeat(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "a group of steps, run several times: each round goes on from the one before",
+        "additionalProperties": False,
+        "required": ["repeat", "steps"],
+        "properties": {
+            "repeat": {"type": "integer", "minimum": 1, "maximum": MOST_ROUNDS, "description": "how many times"},
+            "steps": {"type": "array", "minItems": 1, "items": {"oneOf": list(steps)}},
+        },
+    }
+
+
+def _pipeline() -> dict[str, Any]:
+    whole = [
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["name"],
+            "properties": {
+                "name": {"const": name, "description": pipeline.paper},
+                **{
+                    step: {"type": "object", "description": "replaces settings of the paper"} for step in pipeline.names
+                },
+            },
+        }
+        for name, pipeline in PIPELINES.items()
+    ]
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["pipeline"],
+        "properties": {
+            "pipeline": {
+                "description": "the steps of a published pipeline, with its paper's settings",
+                "anyOf": [{"enum": list(PIPELINES)}, *whole],
+            }
+        },
+    }
 
 
 def _step(name: str, method: type[Method[Params]]) -> dict[str, Any]:
