@@ -1,6 +1,8 @@
 """Shared fixtures: a tiny random Llama with a real tokenizer, and a cache that is not the user's."""
 
+import gc
 import os
+import sys
 
 # Before any library reads them: no network, no telemetry, one thread (two collapse on a loaded machine).
 os.environ.update(
@@ -45,6 +47,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files named in `LONG` first; the order within a file stays."""
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
+
+_frozen = 0
+
+
+def pytest_runtest_setup() -> None:
+    """Whenever libraries were imported, leave what is there out of later collections of garbage.
+
+    Each training collects twice, and Python by itself: through torch, transformers and the like that takes a third of a
+    second, and finds nothing.
+    """
+    global _frozen  # noqa: PLW0603  # one count for the process, as the collector is one
+    if len(sys.modules) > _frozen + 200:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
+
+
+def pytest_unconfigure() -> None:
+    """The end of the process frees everything, or DuckDB complains."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ library's own writer nothing is used but the encoding: it puts the machine's nam
 thread.
 """
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["TensorBoard", "opened"]
 
 _PREFIX = "events.out.tfevents."
+_ENCODING = ("record_writer", "proto.event_pb2", "proto.summary_pb2", "proto.plugin_hparams_pb2", "proto.api_pb2")
+"""The modules of tensorboardX that are used here."""
 
 
 def opened(place: str | None, default: Path, sweep: TrackedSweep) -> "TensorBoard":
@@ -52,6 +57,7 @@ class TensorBoard:
 
     def write(self, run: TrackedRun) -> None:
         """Write its file."""
+        _load_encoding()
         from tensorboardX.record_writer import RecordWriter
 
         folder = self._folder / run.name
@@ -69,6 +75,21 @@ class TensorBoard:
 
     def close(self) -> None:
         """Nothing is left open."""
+
+
+def _load_encoding() -> None:
+    """Import `_ENCODING`, but not what the package itself does: all of torch, for seconds, to know an array of its."""
+    name = "tensorboardX"
+    spec = importlib.util.find_spec(name) if not {name, "torch"} & sys.modules.keys() else None
+    if spec is None:
+        return
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        for module in _ENCODING:
+            importlib.import_module(f"{name}.{module}")
+    finally:
+        # Whoever asks for the package itself gets it whole.
+        del sys.modules[name]
 
 
 def _events(run: TrackedRun) -> "Iterator[Event]":

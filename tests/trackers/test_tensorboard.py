@@ -1,5 +1,7 @@
 """TensorBoard reads what is written, its table of hyperparameters included."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,19 @@ from harness.store import Store
 from harness.trackers import TrackedRun
 from tests.store.scenario import SWEEP
 from tests.trackers.contract import Seen, TrackerContract, everything
+
+TRACK = f"""
+import sys
+from pathlib import Path
+from harness.store import Store
+from harness.trackers import open_tracker, track
+store = Store(Path(sys.argv[1]))
+with open_tracker("tensorboard", sys.argv[2], store, {SWEEP!r}) as tracker:
+    print(track(store, {SWEEP!r}, tracker))
+    print("torch" in sys.modules)
+import tensorboardX
+print(tensorboardX.SummaryWriter.__name__)
+"""
 
 
 class TestTensorBoard(TrackerContract):
@@ -77,3 +92,8 @@ class TestTensorBoard(TrackerContract):
         assert ended == {Status.Value("STATUS_SUCCESS"), Status.Value("STATUS_FAILURE")}
         assert {g.hparams["state"].string_value for g in groups} == {"complete", "failed", "infeasible"}
         assert SWEEP in {g.sessions[0].name.split("/")[0] for g in groups}
+
+    def test_it_is_written_without_torch_and_leaves_its_library_whole(self, store: Store, tmp_path: Path) -> None:
+        command = [sys.executable, "-c", TRACK, str(store.results), str(tmp_path / "place")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        assert done.stdout.split() == [str(len(everything(store))), "False", "SummaryWriter"], done.stderr
