@@ -58,7 +58,7 @@ class SFTParams(AdapterParams):
         ge=0,
         description="weight of the EWC penalty, which is about the divergence from the incoming policy on ewc_dataset, "
         "nats per token; 0: none. Keeps a copy of the weights and their Fisher information (8 bytes a weight)",
-        json_schema_extra=tunable(0.1, 100.0, log=True),
+        json_schema_extra=tunable(1.0, 1000.0, log=True),
         exclude_if=operator.not_,
     )
     ewc_dataset: str | None = Field(
