@@ -7,7 +7,17 @@ from harness.report._html import Html, csp_hash, join, tag
 
 __all__ = ["document", "navigation", "own_scripts", "part"]
 
-_SCRIPTS = ("base.js", "tabs.js", "tables.js", "recipes.js", "page.js", "samples.js", "judges.js")
+_SCRIPTS = (
+    "base.js",
+    "tabs.js",
+    "tables.js",
+    "recipes.js",
+    "page.js",
+    "browsing.js",
+    "samples.js",
+    "judges.js",
+    "made.js",
+)
 """In the order in which they run: what each is for stands at its top."""
 
 

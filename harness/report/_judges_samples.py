@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from harness.report._browsing import browser
 from harness.report._html import Html, join, json_script, tag
 from harness.report._judges_quality import known
 from harness.report._plot import empty
@@ -15,6 +16,7 @@ __all__ = ["verdict_browser"]
 
 _BYTES = 800_000
 """Of texts in the page at most, beside those of the samples."""
+_FILTERS = (("Judge", "judge"), ("Compared", "pair"), ("Verdict", "kind"))
 
 # One comparison of each pair of runs; those that were flipped or unparsed first, as they say most of a judge, and the
 # rest by a hash, so that no recipe or prompt is preferred.
@@ -71,33 +73,6 @@ def verdict_browser(store: "Store", facts: Facts, limit: int) -> Html:
         f"verdict about as many: shares among them are not the win rates.{cut} The store's view "
         "preferences has all of them."
     )
-    return join(tag("p", note, class_="fine"), _browser(), json_script("verdict-data", data))
-
-
-def _browser() -> Html:
-    def select(label: str, name: str) -> Html:
-        return tag("label", label, tag("select", id=f"verdict-{name}", autocomplete="off"))
-
-    return tag(
-        "div",
-        tag("noscript", tag("p", "Without scripts no verdict is shown.", class_="empty")),
-        tag(
-            "div",
-            select("Judge", "judge"),
-            select("Compared", "pair"),
-            select("Verdict", "kind"),
-            tag("label", "Find in the texts", tag("input", type="search", id="verdict-find", autocomplete="off")),
-            class_="controls",
-        ),
-        tag(
-            "div",
-            select("Comparison", "chosen"),
-            tag("button", "Previous", id="verdict-previous", type="button", aria_keyshortcuts="k"),
-            tag("button", "Next", id="verdict-next", type="button", aria_keyshortcuts="j"),
-            tag("span", "keys j, k", class_="count keys"),
-            class_="controls",
-        ),
-        tag("p", id="verdict-count", class_="count", role="status"),
-        tag("div", id="verdict-view", tabindex="0", role="group", aria_label="The comparison"),
-        id="verdict-browser",
+    return join(
+        tag("p", note, class_="fine"), browser("verdict", _FILTERS, "Comparison"), json_script("verdict-data", data)
     )

@@ -13,6 +13,7 @@ from harness.report._flags import flags
 from harness.report._html import Html, join, json_script, tag
 from harness.report._interactions import interactions
 from harness.report._judges import judges
+from harness.report._made import made_data
 from harness.report._noise import noise, noise_table
 from harness.report._optimism import optimism
 from harness.report._pairs import differences
@@ -79,6 +80,7 @@ def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int,
 
     floor = noise(store, facts)
     judged = judges(store, facts, samples)
+    made = made_data(store, facts, samples)
     compared = [
         ("Tables", comparison_tables(facts)),
         ("Forest plot", place(differences(facts, floor))),
@@ -115,15 +117,18 @@ def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int,
         part("training-part", "Training curves", None, place(training(facts)), training_cost(facts)),
         part("cost", "Quality, latency and memory", None, tabs("costs", costs)),
         *([judged] if judged is not None else []),
+        *([made] if made is not None else []),
         part("samples", "Samples side by side", None, sample_browser(store, facts, samples)),
         part("failures", "Failures", None, failures(facts)),
         part("provenance", "Provenance", None, provenance(facts)),
     ]
     data = json_script("figure-data", {f.identifier: [checked(v) for v in f.variants] for f in figures})
-    return "<!doctype html>\n" + _document(facts, parts, data, now, judged=judged is not None)
+    return "<!doctype html>\n" + _document(facts, parts, data, now, judged=judged is not None, made=made is not None)
 
 
-def _document(facts: Facts, parts: Sequence[Html], data: Html, now: datetime.datetime, *, judged: bool) -> Html:
+def _document(
+    facts: Facts, parts: Sequence[Html], data: Html, now: datetime.datetime, *, judged: bool, made: bool
+) -> Html:
     state = tag("span", _STATES.get(facts.state, facts.state), class_=f"state {facts.state}")
     question = facts.question or f"Suite {facts.suite}"
     links = [
@@ -137,6 +142,7 @@ def _document(facts: Facts, parts: Sequence[Html], data: Html, now: datetime.dat
         ("training-part", "Training"),
         ("cost", "Latency and memory"),
         *([("judges", "Judges")] if judged else []),
+        *([("made", "Made data")] if made else []),
         ("samples", "Samples"),
         ("failures", "Failures"),
         ("provenance", "Provenance"),

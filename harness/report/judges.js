@@ -2,6 +2,7 @@
 // The browser of verdicts: by judge, pair of recipes and verdict; one comparison at a time, with the judge's words.
 (() => {
   const { make, read } = report;
+  const { options, block, line, finder, keys } = report.browsing;
   const box = document.getElementById("verdict-browser");
   if (box === null) return;
   const { judges, texts, pairs } = read("verdict-data");
@@ -10,34 +11,21 @@
   const KINDS = { a: "A won", b: "B won", tie: "tie", flipped: "flipped with the order", unparsed: "unparsed" };
   const SAID = { a: "A is better", b: "B is better", tie: "a tie", unparsed: "no verdict" };
 
-  const options = (select, labels) => {
-    select.replaceChildren(...labels.map(([value, label]) => {
-      const option = make("option", "", label);
-      option.value = value;
-      return option;
-    }));
-  };
   const named = ({ a, b }) => `${a} (A) against ${b} (B)`;
   const text = (place) => (place === null ? "" : texts[place]);
   const saying = (one) => [one.prompt, ...one.responses, ...one.words].map(text).join("\n").toLowerCase();
 
   let found = [];
   const matching = () => {
-    const words = find.value.toLowerCase().split(/\s+/).filter((w) => w !== "");
+    const has = finder(find.value);
     return pairs.flatMap((one, index) => {
       if (judge.value !== "" && one.judge !== Number(judge.value)) return [];
       if (pair.value !== "" && named(one) !== pair.value) return [];
       if (kind.value !== "" && one.kind !== kind.value) return [];
-      return words.length === 0 || words.every((word) => saying(one).includes(word)) ? [index] : [];
+      return has(saying(one)) ? [index] : [];
     });
   };
 
-  const block = (title, content) => {
-    const section = make("section", "sample-block");
-    section.tabIndex = 0;
-    section.append(make("h4", "", title), make("pre", "", content));
-    return section;
-  };
   const card = (letter, who, content) => {
     const node = make("article", "response");
     node.tabIndex = 0;
@@ -68,10 +56,7 @@
   };
   const refill = (before) => {
     found = matching();
-    options(chosen, found.map((index) => {
-      const prompt = text(pairs[index].prompt).trim().replace(/\s+/g, " ");
-      return [String(index), `${index + 1}. ${prompt.length > 70 ? `${prompt.slice(0, 70)}…` : prompt}`];
-    }));
+    options(chosen, found.map((index) => [String(index), `${index + 1}. ${line(text(pairs[index].prompt))}`]));
     chosen.value = String(found.includes(before) ? before : found[0] ?? "");
     for (const name of ["previous", "next", "chosen"]) part(name).disabled = found.length === 0;
     part("count").textContent = `${found.length} of the ${pairs.length} comparisons in this page match`;
@@ -92,12 +77,6 @@
   chosen.addEventListener("change", show);
   part("previous").addEventListener("click", () => step(-1));
   part("next").addEventListener("click", () => step(1));
-  box.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select")) return;
-    const by = { j: 1, ArrowRight: 1, k: -1, ArrowLeft: -1 }[event.key];
-    if (by === undefined) return;
-    event.preventDefault();
-    step(by);
-  });
+  keys(box, step);
   refill(0);
 })();

@@ -2,6 +2,7 @@
 // The browser of samples: which documents, by what two recipes scored and by what was said; one of them at a time.
 (() => {
   const { make, read, address } = report;
+  const { options, block, line, finder, digits, keys } = report.browsing;
   const box = document.getElementById("sample-browser");
   if (box === null) return;
   const { who, texts, tasks } = read("sample-data");
@@ -28,13 +29,6 @@
   const current = () => tasks[Number(task.value)];
   const kind = () => current().metrics[Number(metric.value)];
   const picks = () => (kind().binary ? BINARY : REAL(kind().better));
-  const options = (select, labels) => {
-    select.replaceChildren(...labels.map(([value, label]) => {
-      const option = make("option", "", label);
-      option.value = value;
-      return option;
-    }));
-  };
   const numbered = (labels) => labels.map((label, index) => [String(index), label]);
 
   // An answer is [recipe, seed, text, scores]: the places of the texts, and null for a score that there is not.
@@ -49,25 +43,18 @@
   };
   const matching = () => {
     const [, test] = picks()[pick.value];
-    const words = find.value.toLowerCase().split(/\s+/).filter((w) => w !== "");
+    const has = finder(find.value);
     const found = [];
     current().documents.forEach((entry, index) => {
       if (pick.value !== "any") {
         const [x, y] = [scoreOf(entry, Number(a.value)), scoreOf(entry, Number(b.value))];
         if (x === null || y === null || !test(x, y)) return;
       }
-      if (words.every((word) => saying(entry).includes(word))) found.push(index);
+      if (has(saying(entry))) found.push(index);
     });
     return found;
   };
 
-  const block = (title, text) => {
-    const section = make("section", "sample-block");
-    section.tabIndex = 0;
-    section.append(make("h4", "", title), make("pre", "", text));
-    return section;
-  };
-  const digits = (value) => (Number.isInteger(value) ? String(value) : value.toPrecision(4)).replaceAll("-", "−");
   const chip = (score, { name, binary }) => {
     if (!binary) return make("span", "chip", `${name} ${digits(score)}`);
     return make("span", `chip ${score === 1 ? "right" : "wrong"}`, `${score === 1 ? "✓" : "✗"} ${name} ${score}`);
@@ -115,10 +102,7 @@
       place.append(more);
     }
   };
-  const label = (entry, index) => {
-    const text = (entry.prompt === null ? entry.id : texts[entry.prompt]).trim().replace(/\s+/g, " ");
-    return `${index + 1}. ${text.length > 70 ? `${text.slice(0, 70)}…` : text}`;
-  };
+  const label = (entry, index) => `${index + 1}. ${line(entry.prompt === null ? entry.id : texts[entry.prompt])}`;
   // The documents that fit; the one that is shown stays where it does.
   const refill = (wanted) => {
     const before = wanted ?? Number(chosen.value);
@@ -193,13 +177,7 @@
   }));
   part("previous").addEventListener("click", () => step(-1));
   part("next").addEventListener("click", () => step(1));
-  box.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select")) return;
-    const by = { j: 1, ArrowRight: 1, k: -1, ArrowLeft: -1 }[event.key];
-    if (by === undefined) return;
-    event.preventDefault();
-    step(by);
-  });
+  keys(box, step);
 
   options(task, numbered(tasks.map((t) => `${t.name} (${t.documents.length})`)));
   const labels = numbered(who);

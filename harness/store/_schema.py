@@ -90,6 +90,7 @@ _SAID = (
     _text("words", "what the judge said, where it is asked for words", nullable=True, varied=True),
     _float("cost", "what the vote cost, in the currency of the endpoint's prices", nullable=True),
 )
+_SAID_WHILE_MAKING = ("answer", "sample", "critique", "revision", "label", "demonstration")
 _AT = Column("at", "time", "when it was recorded, UTC")
 _RUN = (_SWEEP, _RECIPE, _MODEL, _TRIAL, _SEED)
 
@@ -400,6 +401,23 @@ _ALL = (
         ),
         # Not the stage: the same stage may be stopped early by one sweep and later, or never, by another.
         owner="curve",
+    ),
+    Table(
+        "generations",
+        "one row per thing that was said while a stage made a dataset",
+        (
+            _STAGE,
+            _int("row", "which prompt, from 0, in the order in which they were taken"),
+            _int("turn", "order within the row, from 0"),
+            _text("kind", "what it is", choices=_SAID_WHILE_MAKING),
+            _text("prompt", "the prompt that it answers", varied=True),
+            _text("text", "what was said", varied=True),
+            _text("principle", "the principle of the constitution that it goes by; empty: none", varied=True),
+            _text("by", "who gave the score: the reward model, a verifier, a judge by its name; empty: nobody"),
+            _float("score", "the score it was given; of a label, the probability of the preferred one", nullable=True),
+            Column("kept", "bool", "whether it went into the dataset; NULL: it could not", nullable=True),
+        ),
+        owner="stage",
     ),
     Table(
         "trial_rungs",

@@ -18,14 +18,18 @@ class View:
     sql: str
 
 
+_RENAMED = {"at": "recorded_at", "by": "scored_by"}
+"""Columns of raw tables whose names are reserved words of DuckDB, and their names here."""
+
+
 def _described(table: str, *names: str) -> dict[str, str]:
-    """The descriptions of a raw table's columns; its `at` is `recorded_at` here (`at` is a reserved word of DuckDB)."""
+    """The descriptions of a raw table's columns, by their names here."""
     known = {c.name: c.description for c in TABLES[table].columns}
-    return {("recorded_at" if n == "at" else n): known[n] for n in names or tuple(known)}
+    return {_RENAMED.get(n, n): known[n] for n in names or tuple(known)}
 
 
 def _plain(table: str) -> str:
-    return ", ".join('"at" AS recorded_at' if c == "at" else f'"{c}"' for c in TABLES[table].names)
+    return ", ".join(f'"{c}" AS {_RENAMED[c]}' if c in _RENAMED else f'"{c}"' for c in TABLES[table].names)
 
 
 def _latest(key: str) -> str:
@@ -50,6 +54,7 @@ _LINKS = f"""(
             SELECT DISTINCT {", ".join(TABLES["measurement_links"].names)} FROM raw.measurement_links r
             WHERE NOT ({_ANOTHER_WAS_CHOSEN})
         )"""
+_FINALS = "(SELECT DISTINCT sweep, recipe, model, trial, seed FROM raw.trial_events WHERE phase = 'final')"
 _TARGETS = "(SELECT DISTINCT measurement, artifact, target FROM raw.measurement_links)"
 CHANGED = 1e-6
 """A score that differs by more than this has changed; what the order of additions does to a float32 score is less."""
@@ -395,12 +400,28 @@ _ALL = (
         runs AS (
             SELECT l.sweep, l.recipe, l.model, l.trial, l.seed, l.stage, l.method,
                 CASE WHEN f.sweep IS NULL THEN 'tune' ELSE 'final' END AS phase
-            FROM used l LEFT JOIN (
-                SELECT DISTINCT sweep, recipe, model, trial, seed FROM raw.trial_events WHERE phase = 'final'
-            ) f USING (sweep, recipe, model, trial, seed)
+            FROM used l LEFT JOIN {_FINALS} f USING (sweep, recipe, model, trial, seed)
         )
         SELECT r.sweep, r.recipe, r.model, r.trial, r.seed, r.phase, r.stage, r.method, c.step, c.metric, c."value"
         FROM runs r JOIN curve c USING (stage)
+        """,
+    ),
+    View(
+        "generations",
+        "One row per run, step that made a dataset, and thing that was said while it did: answers, critiques, "
+        "revisions, samples, labels. A stage shared by runs appears under each.",
+        {
+            **_RUN_TEXT,
+            "phase": "final if these settings and seed are among the final runs, else tune",
+            **_described("stage_links", "position", "step"),
+            **_described("generations"),
+        },
+        f"""
+        SELECT l.sweep, l.recipe, l.model, l.trial, l.seed,
+            CASE WHEN f.sweep IS NULL THEN 'tune' ELSE 'final' END AS phase, l."position", l.step, g.*
+        FROM (SELECT DISTINCT sweep, recipe, model, trial, seed, "position", step, stage FROM raw.stage_links) l
+        JOIN (SELECT {_plain("generations")} FROM raw.generations) g USING (stage)
+        LEFT JOIN {_FINALS} f USING (sweep, recipe, model, trial, seed)
         """,
     ),
     View(

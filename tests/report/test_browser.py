@@ -14,6 +14,7 @@ from harness.report._html import Table, json_script, table, tag
 from harness.report._plot import Figure, Point, Series, bars, checked, render
 from harness.report._tabs import tabs
 from harness.store import Store
+from tests.report.generations import made_store, revised, sampled
 from tests.report.stores import derive
 from tests.report.test_page import hostile
 from tests.store.scenario import SWEEP
@@ -541,3 +542,42 @@ def test_verdicts_are_filtered_and_worked_by_keyboard(opened: _Watched) -> None:
     assert page.inner_text("#verdict-count").startswith("0 of the ")
     assert page.is_disabled("#verdict-next")
     assert opened.trouble == []
+
+
+def test_made_data_is_filtered_and_worked_by_keyboard(browser: Any, store: Store, tmp_path: Path) -> None:
+    said = [("dpo", "sft", 0, revised(8)), ("ppo", "ppo", 0, sampled(6, 3))]
+    path = write_report(made_store(store, tmp_path / "results", said), SWEEP, tmp_path)
+    watched = _Watched(browser, path, 1280, at="#made")
+    page = watched.page
+    assert page.inner_text("#made-count") == "14 of the 14 prompts in this page match"
+    shown = page.inner_text("#made-view")
+    assert "Choose the answer that is kinder. <script>alert(1)</script>" in shown
+    assert watched.texts("#made-view header strong") == ["answer", "critique", "revision"]
+    # The critique's own prompt stands with it; the others answer the one above.
+    assert page.locator("#made-view .asked").count() == 1
+    page.select_option("#made-kind", "dropped")
+    assert page.inner_text("#made-count").startswith("4 of the 14")
+    assert watched.texts("#made-view .chip") == ["not kept"]
+    page.select_option("#made-kind", "sample")
+    assert page.inner_text("#made-count").startswith("6 of the 14")
+    assert watched.texts("#made-view .chip.right") == ["✓ kept"]
+    assert "reward 2" in page.inner_text("#made-view")
+    page.select_option("#made-recipe", "dpo")
+    assert "No prompt in this page fits" in page.inner_text("#made-view")
+    assert page.is_disabled("#made-next")
+    page.select_option("#made-kind", "")
+    # The step that both recipes share is in either's.
+    assert page.inner_text("#made-count").startswith("8 of the 14")
+    assert page.inner_text("#made-view .sample-title").startswith("dpo, ppo: 1. sft, seed 0, prompt 0")
+    page.focus("#made-view")
+    page.keyboard.press("j")
+    assert page.inner_text("#made-view .sample-title").endswith("prompt 1")
+    page.fill("#made-find", "NUMBER 5 rude")
+    assert page.inner_text("#made-count").startswith("1 of the 14")
+    assert page.inner_text("#made-view .sample-title").endswith("prompt 5")
+    page.fill("#made-find", "")
+    page.select_option("#made-recipe", "")
+    page.evaluate("document.querySelector('#recipe-filter details').open = true")
+    page.check("#recipe-filter input[value=dpo]")
+    assert page.inner_text("#made-count").startswith("8 of the 14")
+    assert watched.trouble == []

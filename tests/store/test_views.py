@@ -1,14 +1,19 @@
 """The public views on the shared scenario, each against a figure worked out another way."""
 
+import dataclasses
 import math
 import statistics
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
 
+from harness.errors import UserError
+from harness.execute._generations import generation_rows
+from harness.method import Record, RecordKind
 from harness.store import TABLES, VIEWS, Store
 from tests.report.stores import derive
 from tests.store.scenario import SCRIPT, SEEDS, SWEEP, build_scenario
@@ -23,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_a_view_has_the_columns_it_documents(store: Store, name: str) -> None:
     frame = store.query(f"FROM {name}")
     assert frame.columns == list(VIEWS[name].columns)
-    assert frame.height > 0 or name in ("rungs", "noise", "requests")
+    assert frame.height > 0 or name in ("rungs", "noise", "requests", "generations")
     told = store.query("SELECT column_name, description FROM dictionary WHERE view_name = ?", [name]).rows()
     assert dict(told) == {None: VIEWS[name].description} | VIEWS[name].columns
 
@@ -197,6 +202,34 @@ def test_a_stage_that_was_stopped_shows_how_far_it_came_until_it_completes(tmp_p
         assert store.query(shown).rows() == [("sft", longest, longest)]
     trained(5, finished=True)
     assert store.query(shown).rows() == [("sft", 5, 5)]
+
+
+def test_what_was_said_while_making_data_stands_under_every_run_that_used_it(store: Store, tmp_path: Path) -> None:
+    # The stage that both recipes share, as if it had made a dataset.
+    links = store.query("SELECT DISTINCT recipe, trial, seed, position, stage FROM lineage WHERE step = 'sft'")
+    stage = links.filter(seed=1)["stage"][0]
+    record = Record(3, 1, "revision", "Why?", "Because.", principle="Be kind.", by="judge", score=0.5, kept=True)
+    other = derive(store, tmp_path / "results", {})
+    for text in ("Because.", "the same stage, computed once more: its rows are left out"):
+        other.append("generations", generation_rows(stage, [dataclasses.replace(record, text=text)]))
+    other.ingest()
+    found = other.query("SELECT recipe, trial, seed, position, phase, step FROM generations ORDER BY ALL").rows()
+    assert found == [("dpo", 1, 1, 0, "final", "sft"), ("ppo", 2, 1, 0, "final", "sft")]
+    said = (
+        'SELECT DISTINCT stage, "row", turn, kind, prompt, "text", principle, scored_by, score, kept FROM generations'
+    )
+    assert other.query(said).rows() == [(stage, 3, 1, "revision", "Why?", "Because.", "Be kind.", "judge", 0.5, True)]
+
+
+def test_the_store_knows_every_kind_of_thing_said() -> None:
+    (kind,) = (c for c in TABLES["generations"].columns if c.name == "kind")
+    assert set(kind.choices) == set(get_args(RecordKind))
+
+
+def test_a_score_that_is_none_is_refused(tmp_path: Path) -> None:
+    rows = generation_rows("s", [Record(0, 0, "sample", "p", "t", score=math.nan, kept=False)])
+    with pytest.raises(UserError, match=r"generations.score, row 0: expected a finite number"):
+        Store(tmp_path).append("generations", rows)
 
 
 def test_lineage_knows_what_was_shared(store: Store) -> None:
