@@ -1,37 +1,47 @@
-"""What every method that trains a policy must do. Subclass `MethodContract` for each, with settings for a quick run."""
+"""What every method that trains must do. Subclass `MethodContract` for each, with settings for a quick run.
+
+Methods that sample as they learn and are rewarded for it (PPO, GRPO, RLOO, …) subclass `OnlineContract`.
+"""
 
 import json
-import time
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 
+from harness import method as method_module
 from harness.errors import PrunedError, UserError
 from harness.execute._spec import StageSpec
 from harness.execute._stage import run_stage
 from harness.folders import Folders
-from harness.method import Context, find_method
+from harness.method import Context, Inputs, LoadedModel, find_method
 from harness.models import load_model
 from harness.plan import gather_facts
 from harness.resolve import Facts, Run, chain
 from harness.store import Store
 from harness.suite import load_suite
-from tests.methods.helpers import Log, instructions, make_inputs, preferences, weights
+from tests.methods.helpers import WORDS, Log, instructions, preferences, turn, weights
 
-__all__ = ["MethodContract"]
+__all__ = ["MethodContract", "OnlineContract"]
 
-ROWS = {"instructions": instructions(40, 1), "preferences": preferences(40, 1)}
+ROWS: Mapping[str, Sequence[Mapping[str, object]]] = {
+    "instructions": list(instructions(40, 1)),
+    "preferences": list(preferences(40, 1)),
+    "prompts": [{"prompt": [turn("user", f"say {WORDS[n % len(WORDS)]} {n}")]} for n in range(40)],
+    "text": [{"text": f"{word} and {word}"} for word in WORDS],
+}
+WRONG = {"instructions": "preferences", "preferences": "instructions", "prompts": "text", "text": "prompts"}
+"""Kind → another, whose columns do not make it."""
 
 SUITE = """
 name: contract
 models: [{model}]
 data: {data}
-recipes:
-  plain: [{method}: {plain}]
-  adapters: [{method}: {adapters}]
+recipes: {recipes}
 measure: {{profile: {{}}}}
 seeds: [0, 1]
 budget: {{trials_per_cell: 1}}
@@ -43,8 +53,19 @@ class MethodContract:
 
     name: ClassVar[str]
     quick: ClassVar[Mapping[str, object]] = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3}
+    lora: ClassVar[Mapping[str, object] | None] = {"lora_rank": 4, "learning_rate": 1e-2}
+    """What turns `quick` into a run with adapters; None: the method has none."""
     logged: ClassVar[frozenset[str]]
-    """What it logs at every step, beside loss, grad_norm and learning_rate."""
+    """What it logs at every step, beside `always`."""
+    always: ClassVar[frozenset[str]] = frozenset({"loss", "grad_norm", "learning_rate"})
+    counts: ClassVar[tuple[str, str]] = ("steps", "train_tokens")
+    """The setting, and stored figure, of how many steps there are, and the figure of the tokens seen."""
+    before: ClassVar[Sequence[Mapping[str, Mapping[str, object]]]] = ()
+    """The steps that stand before it in its recipe, such as a reward model's."""
+    others: ClassVar[Mapping[str, Sequence[Mapping[str, Mapping[str, object]]]]] = {}
+    """Further recipes, which its settings name."""
+    head: ClassVar[Literal["causal", "reward"]] = "causal"
+    """What its artifact is loaded as."""
 
     @pytest.fixture(scope="class")
     def data(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -64,42 +85,38 @@ class MethodContract:
     def ran(self, facts: Facts, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Log]:
         """Both recipes, run with seed 0: the results folder, and what the first logged."""
         results, log = tmp_path_factory.mktemp("results"), Log()
-        run_stage(self._stage(facts, "plain"), results, log)
-        run_stage(self._stage(facts, "adapters"), results, Log())
+        _run(_stages(facts, "plain"), results, log)
+        if self.lora is not None:
+            _run(_stages(facts, "adapters"), results)
         return results, log
 
     @property
     def _kind(self) -> str:
         return str(find_method(self.name).dataset_kind)
 
-    def _suite(self, model: Path, data: Path, folder: Path, kind: str | None = None) -> Path:
-        settings = {**self.quick, "dataset": f"some/{kind or self._kind}"}
+    def _suite(self, model: Path, data: Path, folder: Path, **changes: object) -> Path:
+        settings = {**self.quick, "dataset": f"some/{self._kind}", **changes}
+        recipes = {**self.others, "plain": [*self.before, {self.name: settings}]}
+        if self.lora is not None:
+            recipes["adapters"] = [*self.before, {self.name: {**settings, **self.lora}}]
         path = folder / "contract.yaml"
-        path.write_text(
-            SUITE.format(
-                model=model,
-                data=data,
-                method=self.name,
-                plain=json.dumps(settings),
-                adapters=json.dumps({**settings, "lora_rank": 4, "learning_rate": 1e-2}),
-            )
-        )
+        path.write_text(SUITE.format(model=model, data=data, recipes=json.dumps(recipes)))
         return path
 
-    def _stage(self, facts: Facts, recipe: str, seed: int = 0) -> StageSpec:
-        (spec,) = chain(facts, Run(recipe, facts.suite.models[0], seed, {}))
-        return spec
-
-    def _train(self, model: Path, dataset: Any, context: Context) -> None:
-        method = find_method(self.name)
-        method().run(make_inputs(model, dataset), method.params.model_validate(self.quick), context)
+    def _load(self, folder: Path) -> LoadedModel:
+        return load_model(folder, head=self.head)
 
     @pytest.mark.parametrize("recipe", ["plain", "adapters"])
     def test_a_recipe_leaves_a_trained_model_that_loads(
-        self, facts: Facts, ran: tuple[Path, Log], tiny_model: Path, recipe: str
+        self, facts: Facts, ran: tuple[Path, Log], tiny_model: Path, data: Path, tmp_path: Path, recipe: str
     ) -> None:
-        folder = Folders(ran[0]).artifacts / self._stage(facts, recipe).key
-        before, after = load_model(tiny_model), load_model(folder)
+        if recipe == "adapters" and self.lora is None:
+            with pytest.raises(UserError, match="lora_rank"):
+                load_suite(self._suite(tiny_model, data, tmp_path, lora_rank=4))
+            return
+        folder = _artifact(ran[0], _stages(facts, recipe))
+        # A causal model that is loaded as a reward model has a head of zeros.
+        before, after = self._load(tiny_model), self._load(folder)
         assert type(after.model) is type(before.model)
         assert not list(folder.rglob("*.bin")) + list(folder.rglob("adapter*"))
         ids = torch.arange(5, 25)[None]
@@ -113,67 +130,119 @@ class MethodContract:
     def test_another_seed_gives_other_weights_and_the_same_seed_the_same(
         self, facts: Facts, ran: tuple[Path, Log], tmp_path: Path
     ) -> None:
-        spec, other = self._stage(facts, "adapters"), self._stage(facts, "adapters", 1)
-        for stage in (spec, other):
-            run_stage(stage, tmp_path, Log())
-        first = _weights(ran[0], spec)
-        assert _equal(first, _weights(tmp_path, spec))
-        assert not _equal(first, _weights(tmp_path, other))
+        recipe = "plain" if self.lora is None else "adapters"
+        found = []
+        for seed in (0, 1):
+            stages = _stages(facts, recipe, seed)
+            _run(stages, tmp_path)
+            found.append(self._weights(tmp_path, stages))
+        first = self._weights(ran[0], _stages(facts, recipe))
+        assert _equal(first, found[0])
+        assert not _equal(first, found[1])
 
     def test_every_step_is_logged_and_stored(self, facts: Facts, ran: tuple[Path, Log]) -> None:
         results, log = ran
-        steps = int(str(self.quick["steps"]))
+        counted, tokens = self.counts
+        steps = int(str(self.quick[counted]))
         assert [(step, total) for step, total, _ in log.steps] == [(n + 1, steps) for n in range(steps)]
-        names = self.logged | {"loss", "grad_norm", "learning_rate"}
+        names = self.logged | self.always
         assert all(set(metrics) == names for _, _, metrics in log.steps)
         store = Store(results)
         store.ingest()
-        key = self._stage(facts, "plain").key
-        rows = store.query(f"SELECT metric, count(*) FROM raw.training_steps WHERE stage = '{key}' GROUP BY ALL").rows()
-        assert {(name, steps) for name in names} <= set(rows)
-        ((stored,),) = store.query(f"SELECT metrics FROM stages WHERE stage = '{key}'").rows()
-        assert json.loads(stored)["steps"] == steps
-        assert json.loads(stored)["train_tokens"] > 0
+        key = _stages(facts, "plain")[-1].key
+        with store.reading():
+            curves = "SELECT metric, count(*) FROM raw.training_steps WHERE stage = ? GROUP BY ALL"
+            assert {(name, steps) for name in names} <= set(store.query(curves, [key]).rows())
+            ((stored,),) = store.query("SELECT metrics FROM stages WHERE stage = ?", [key]).rows()
+        assert json.loads(stored)[counted] == steps
+        assert json.loads(stored)[tokens] > 0
 
-    def test_stops_at_its_deadline(self, tiny_model: Path, tmp_path: Path) -> None:
+    def test_stops_at_its_deadline_leaves_nothing_and_comes_out_the_same_later(
+        self, facts: Facts, ran: tuple[Path, Log], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        *before, spec = _stages(facts, "plain")
+        _run(before, tmp_path)
         log = Log()
-        context = Context(seed=0, scratch=tmp_path, precision="float32", log=log)
 
         def late(step: int, total: int, metrics: Mapping[str, float]) -> None:
             log(step, total, metrics)
-            context.deadline = time.monotonic() - 1
+            monkeypatch.setattr(method_module, "time", SimpleNamespace(monotonic=lambda: math.inf))
 
-        context.log = late
         with pytest.raises(PrunedError, match="deadline"):
-            self._train(tiny_model, ROWS[self._kind], context)
+            run_stage(spec.model_copy(update={"limit_s": 1e6}), tmp_path, late)
         assert len(log.steps) == 1
-
-    def test_what_was_cut_short_leaves_nothing_and_comes_out_the_same_later(
-        self, facts: Facts, ran: tuple[Path, Log], tmp_path: Path
-    ) -> None:
-        spec = self._stage(facts, "plain")
-        with pytest.raises(PrunedError, match="deadline"):
-            run_stage(spec.model_copy(update={"limit_s": 0.0}), tmp_path, Log())
-        assert not (Folders(tmp_path).artifacts / spec.key).exists()
-        run_stage(spec, tmp_path, Log())
-        assert _equal(_weights(ran[0], spec), _weights(tmp_path, spec))
+        assert not _artifact(tmp_path, [spec]).exists()
+        assert list((tmp_path / "scratch").iterdir()) == []
+        monkeypatch.undo()
+        # What stood before it is found, and computed no second time.
+        kept = [_artifact(tmp_path, [stage]).stat() for stage in before]
+        _run([*before, spec], tmp_path)
+        assert [_artifact(tmp_path, [stage]).stat() for stage in before] == kept
+        assert _equal(self._weights(ran[0], [spec]), self._weights(tmp_path, [spec]))
 
     def test_another_kind_of_dataset_is_refused_before_anything_runs(
         self, tiny_model: Path, data: Path, tmp_path: Path
     ) -> None:
-        (other,) = ROWS.keys() - {self._kind}
-        suite = load_suite(self._suite(tiny_model, data, tmp_path, other))
+        other = WRONG[self._kind]
+        suite = load_suite(self._suite(tiny_model, data, tmp_path, dataset=f"some/{other}"))
         with pytest.raises(UserError, match=rf"some/{other}.*do not make {self._kind}; expected "):
             gather_facts(suite)
 
-    def test_no_dataset_is_refused(self, tiny_model: Path, tmp_path: Path) -> None:
+    def test_no_dataset_is_refused(self, facts: Facts, ran: tuple[Path, Log], tmp_path: Path) -> None:
+        spec = _stages(facts, "plain")[-1]
+        method = find_method(self.name)
+        inputs = Inputs(
+            folders={role: Folders(ran[0]).model(reference) for role, reference in spec.inputs.items()},  # type: ignore[misc]  # roles are texts in a spec
+            loader=lambda role, path: load_model(path, head="reward" if role == "reward" else "causal"),
+        )
         context = Context(seed=0, scratch=tmp_path, precision="float32", log=Log())
         with pytest.raises(UserError, match=f"{self.name} needs a dataset"):
-            self._train(tiny_model, None, context)
+            method().run(inputs, method.params.model_validate(spec.params), context)
+
+    def _weights(self, results: Path, stages: Sequence[StageSpec]) -> dict[str, Any]:
+        return weights(self._load(_artifact(results, stages)).model)
 
 
-def _weights(results: Path, spec: StageSpec) -> dict[str, Any]:
-    return weights(load_model(Folders(results).artifacts / spec.key).model)
+class OnlineContract(MethodContract):
+    """Of a method that answers prompts and learns from a reward: the reward model that its recipe trains."""
+
+    quick: ClassVar = {
+        "iterations": 2,
+        "rollout_batch_size": 8,
+        "minibatch_size": 4,
+        "max_new_tokens": 6,
+        "learning_rate": 1e-3,
+    }
+    always: ClassVar = frozenset({"reward", "kl", "entropy", "length", "eos_fraction", "grad_norm", "learning_rate"})
+    counts = ("iterations", "sampled_tokens")
+    before: ClassVar = (
+        {
+            "reward_model": {
+                "dataset": "some/preferences",
+                "steps": 3,
+                "batch_size": 4,
+                "learning_rate": 1e-3,
+                "held_out_pairs": 4,
+            }
+        },
+    )
+
+
+def _stages(facts: Facts, recipe: str, seed: int = 0) -> list[StageSpec]:
+    """The stages of a recipe, the method's own last."""
+    return chain(facts, Run(recipe, facts.suite.models[0], seed, {}))
+
+
+def _run(stages: Sequence[StageSpec], results: Path, log: Log | None = None) -> None:
+    """Run those that have not left their artifact here; `log` is told of the last."""
+    for spec in stages:
+        if not _artifact(results, [spec]).exists():
+            run_stage(spec, results, log if log is not None and spec is stages[-1] else Log())
+
+
+def _artifact(results: Path, stages: Sequence[StageSpec]) -> Path:
+    """The folder that the last of these stages leaves."""
+    return Folders(results).artifacts / stages[-1].key
 
 
 def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:

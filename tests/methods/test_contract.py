@@ -1,8 +1,10 @@
-"""Every method that trains a policy on a dataset passes the contract."""
+"""Every method that trains passes the contract."""
 
 from typing import ClassVar
 
-from tests.methods.contract import MethodContract
+import pytest
+
+from tests.methods.contract import MethodContract, OnlineContract
 
 REWARDS = frozenset(
     {"rewards_margin", "rewards_accuracy", "rewards_chosen", "rewards_rejected", "logps_chosen", "logps_rejected"}
@@ -39,3 +41,47 @@ class TestCPO(MethodContract):
 class TestSimPO(MethodContract):
     name = "simpo"
     logged = REWARDS
+
+
+class TestDistill(MethodContract):
+    name = "distill"
+    quick: ClassVar = {**MethodContract.quick, "teacher": "taught"}
+    others: ClassVar = {"taught": [{"sft": {**MethodContract.quick, "dataset": "some/instructions"}}]}
+    logged = frozenset({"kl", "hard_loss"})
+
+
+class TestQAT(MethodContract):
+    name = "qat"
+    quick: ClassVar = {**MethodContract.quick, "granularity": "channel"}
+    lora = None
+    logged = frozenset()
+
+    @pytest.fixture(autouse=True, scope="class")
+    def _libraries(self) -> None:
+        for library in ("torchao", "compressed_tensors"):
+            pytest.importorskip(library)
+
+
+class TestRewardModel(MethodContract):
+    name = "reward_model"
+    quick: ClassVar = {**MethodContract.quick, "held_out_pairs": 4}
+    head = "reward"
+    logged = frozenset({"accuracy", "margin", "mean_reward"})
+
+
+class TestPPO(OnlineContract):
+    name = "ppo"
+    logged = frozenset(
+        {
+            "kl_k3",
+            "kl_coef",
+            "clip_fraction",
+            "approximate_kl",
+            "policy_loss",
+            "value_loss",
+            "explained_variance",
+            "ratio_max",
+            "updates",
+            "sampler_gap",
+        }
+    )
