@@ -1,12 +1,11 @@
-"""What the methods on pairs share: rows, loop and end; and a reference that is the policy in memory."""
+"""What the methods on pairs share: rows, loop and end; and how a reference that is known is given to a trainer."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from harness.method import Context, Inputs, Trained
 from methods._adapters import AdapterMethod, AdapterParams, finished
-from methods._head import use_completion_head
 from methods._rows import preference_rows
 from methods._trl import need_dataset, train
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
-__all__ = ["PAIR_METRICS", "PairRows", "PairsMethod", "own_reference"]
+__all__ = ["PAIR_METRICS", "PairRows", "PairsMethod", "Prepared", "as_given"]
 
 PAIR_METRICS = {
     "rewards/margins": "rewards_margin",
@@ -28,6 +27,8 @@ PAIR_METRICS = {
 
 PairRows = list[dict[str, list[int]]]
 """Tokens of prompt, chosen and rejected answer of each pair."""
+Prepared = Sequence[Mapping[str, object]] | None
+"""What the reference says of the rows; None where it was not computed before."""
 
 P = TypeVar("P", bound=AdapterParams)
 
@@ -42,7 +43,13 @@ class PairsMethod(AdapterMethod[P]):
 
     @abstractmethod
     def trainer(
-        self, model: "PreTrainedModel", tokenizer: object, pairs: PairRows, params: P, context: Context
+        self,
+        model: "PreTrainedModel",
+        tokenizer: object,
+        pairs: PairRows,
+        params: P,
+        context: Context,
+        prepared: Prepared = None,
     ) -> "Trainer":
         """The trainer of a run, ready to train."""
 
@@ -54,41 +61,32 @@ class PairsMethod(AdapterMethod[P]):
             InfeasibleError: diverged, or out of memory.
             PrunedError: past the deadline.
         """
-        from methods._ppo_attention import quick_attention
+        from methods._shared_prompt import shared_attention
 
         policy = inputs.load("policy")
         dataset = need_dataset(inputs, self.name)
         pairs = preference_rows(dataset, policy.tokenizer, params.max_length)
-        # Around both: a reference's log-probabilities must come from the very arithmetic of training.
-        with quick_attention(policy.model):
-            trainer = self.trainer(policy.model, policy.tokenizer, pairs, params, context)
+        # Around both: a reference's log-probabilities must come from the very arithmetic of training. Trained vectors
+        # before the prompt come as embeddings, of which no tree is made.
+        with shared_attention(policy.model, wanted=params.adapter != "prompt_tuning") as shared:
+            trainer = self.trainer(policy.model, policy.tokenizer, pairs, params, context, inputs.prepared())
             metrics = train(trainer, context, dict(self.logged))
-        metrics["rows_left_out"] = float(len(dataset) - len(pairs))
+        metrics |= {"rows_left_out": float(len(dataset) - len(pairs)), "shared_prompt": float(shared)}
         return finished(trainer, policy.tokenizer, params, metrics, context)
 
 
-def own_reference(
-    trainer: Any,  # noqa: ANN401  # trl is untyped
-    model: "PreTrainedModel",
-    add: "Callable[[Any, Dataset, int], Dataset]",
-) -> Any:  # noqa: ANN401  # the same
-    """A class of trainers whose reference is the policy in memory before its first update.
+def as_given(trainer: Any) -> Any:  # noqa: ANN401  # trl is untyped
+    """A class of trainers that take their rows, and what a reference says of them, as they are given.
 
-    Left alone, TRL's would load the reference from the path in the model's config, or write the log-probabilities of
-    the whole dataset to a cache file.
-
-    Args:
-        trainer: the class that it is made of; its dataset is taken as it is given.
-        model: the policy.
-        add: adds the reference's log-probabilities to a dataset, given the trainer and the size of its batches.
+    Left alone, TRL's would load a reference from the path in the model's config, or write the log-probabilities of the
+    whole dataset to a cache file.
     """
 
-    class Precomputed(trainer):  # type: ignore[misc]  # trl is untyped
+    class AsGiven(trainer):  # type: ignore[misc]  # trl is untyped
         def _prepare_dataset(self, dataset: "Dataset", *_: object) -> "Dataset":
             return dataset
 
-        def _precompute_ref_logps(self, dataset: "Dataset", _name: str, batch_size: int) -> "Dataset":
-            use_completion_head(model)
-            return add(self, dataset, batch_size)
+        def _precompute_ref_logps(self, dataset: "Dataset", *_: object) -> "Dataset":
+            return dataset
 
-    return Precomputed
+    return AsGiven

@@ -14,14 +14,13 @@ from pydantic import Field
 from harness.method import Context, tunable
 from methods._adapters import AdapterParams
 from methods._head import use_completion_head
-from methods._pairs_method import PairRows, PairsMethod
+from methods._pairs_method import PairRows, PairsMethod, Prepared, as_given
 from methods._peft_model import with_adapters
 from methods._rows import training_order
 from methods._trl import rows_wanted, training_arguments
 
 if TYPE_CHECKING:
     import torch
-    from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
 __all__ = ["Objective", "Outcome", "ReferenceFreeMethod", "ReferenceFreeParams", "Side"]
@@ -73,9 +72,15 @@ class ReferenceFreeMethod(PairsMethod[P]):
         """The loss with these settings, of the chosen and the rejected answers of a batch."""
 
     def trainer(
-        self, model: "PreTrainedModel", tokenizer: object, pairs: PairRows, params: P, context: Context
+        self,
+        model: "PreTrainedModel",
+        tokenizer: object,
+        pairs: PairRows,
+        params: P,
+        context: Context,
+        prepared: Prepared = None,
     ) -> "Trainer":
-        """See `PairsMethod`."""
+        """See `PairsMethod`; there is no reference that could be prepared."""
         return _make_trainer(model, tokenizer, pairs, params, self.objective(params), context)
 
 
@@ -90,14 +95,8 @@ def _make_trainer(
     import datasets
     from trl import DPOConfig, DPOTrainer
 
-    class ReferenceFree(DPOTrainer):  # type: ignore[misc]  # trl is untyped
+    class ReferenceFree(as_given(DPOTrainer)):  # type: ignore[misc]  # trl is untyped
         """DPO's batches and bookkeeping with a loss of the policy alone."""
-
-        def _prepare_dataset(self, dataset: "Dataset", *_: object) -> "Dataset":
-            return dataset
-
-        def _precompute_ref_logps(self, dataset: "Dataset", *_: object) -> "Dataset":
-            return dataset
 
         def _compute_loss(self, model: Any, inputs: Mapping[str, "torch.Tensor"], _outputs: bool) -> "torch.Tensor":  # noqa: ANN401  # wrapped or not
             chosen, rejected, extra = _sides(self, model, inputs)

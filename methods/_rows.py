@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["encode", "instruction_rows", "preference_rows", "training_order"]
+__all__ = ["encode", "instruction_rows", "preference_rows", "single_answers", "training_order"]
 
 Turns = Sequence[Mapping[str, str]]
 Row = dict[str, list[int]]
@@ -96,3 +96,27 @@ def training_order(rows: int, wanted: int, seed: int) -> list[int]:
         generator.shuffle(epoch)
         order += epoch
     return order[:wanted]
+
+
+def single_answers(pairs: Sequence[Row], wanted: int, seed: int, batch_size: int | None) -> list[dict[str, Any]]:
+    """The answers of pairs by themselves, each with its `label`, in the order in which a run of `wanted` sees them.
+
+    Args:
+        batch_size: where given, each answer also has as `KL_completion_ids` its neighbour's in the batch.
+    """
+    single = [
+        {"prompt_ids": pair["prompt_ids"], "completion_ids": pair[side], "label": side == "chosen_ids"}
+        for pair in pairs
+        for side in ("chosen_ids", "rejected_ids")
+    ]
+    order = [single[i] for i in training_order(len(single), wanted, seed)]
+    if batch_size is None:
+        return order
+    found = []
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        found += [
+            {**answer, "KL_completion_ids": before["completion_ids"]}
+            for before, answer in zip([batch[-1], *batch[:-1]], batch, strict=True)
+        ]
+    return found

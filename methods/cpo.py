@@ -39,7 +39,7 @@ class CPO(ReferenceFreeMethod[CPOParams]):
     name = "cpo"
     summary = "contrastive preference optimization: DPO without a reference, plus the likelihood of chosen answers"
     paper = "Xu et al. 2024, arXiv:2401.08417"
-    version = 1
+    version = 2
     params = CPOParams
     logged: ClassVar[Mapping[str, str]] = {**PAIR_METRICS, "nll": "nll"}
 

@@ -3,20 +3,21 @@
 Its variants are other losses of the same log-ratios, and settings of the same method.
 """
 
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from harness.method import Context, tunable
 from methods._adapters import AdapterParams
-from methods._pairs_method import PairRows, PairsMethod, own_reference
+from methods._head import use_completion_head
+from methods._pairs_method import PairRows, PairsMethod, Prepared, as_given
 from methods._peft_model import with_adapters
+from methods._reference_logprobs import PREPARATION, reference_of_pairs
 from methods._rows import training_order
 from methods._trl import rows_wanted, training_arguments
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
 __all__ = ["DPO", "DPOParams"]
@@ -115,14 +116,27 @@ class DPO(PairsMethod[DPOParams]):
     name = "dpo"
     summary = "direct preference optimization against the incoming policy as reference"
     paper = "Rafailov et al. 2023, arXiv:2305.18290"
-    version = 1
+    version = 2
     params = DPOParams
 
+    @classmethod
+    def prepares(cls, settings: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+        """The reference's log-probabilities."""
+        params = cls.params.model_validate(settings)
+        rows = {name: getattr(params, name) for name in ("dataset", "max_length", "batch_size")}
+        return PREPARATION, {**rows, "rows": rows_wanted(params), "of": "pairs"}
+
     def trainer(
-        self, model: "PreTrainedModel", tokenizer: object, pairs: PairRows, params: DPOParams, context: Context
+        self,
+        model: "PreTrainedModel",
+        tokenizer: object,
+        pairs: PairRows,
+        params: DPOParams,
+        context: Context,
+        prepared: Prepared = None,
     ) -> "Trainer":
         """See `PairsMethod`."""
-        return _make_trainer(model, tokenizer, pairs, params, context)
+        return _make_trainer(model, tokenizer, pairs, params, context, prepared)
 
 
 def _make_trainer(
@@ -131,11 +145,15 @@ def _make_trainer(
     rows: PairRows,
     params: DPOParams,
     context: Context,
+    prepared: Prepared = None,
 ) -> "Trainer":
     import datasets
     from trl import DPOConfig, DPOTrainer
 
     order = training_order(len(rows), rows_wanted(params), context.seed)
+    # Before adapters are put in, some of which change the weights.
+    said = prepared or reference_of_pairs(model, rows, order, params.batch_size, context)
+    reference = {row["row"]: row for row in said}
     arguments = training_arguments(
         DPOConfig,
         params,
@@ -150,13 +168,13 @@ def _make_trainer(
         precompute_ref_log_probs=True,
         disable_dropout=True,
     )
-    made = own_reference(DPOTrainer, model, partial(_with_reference, context=context))
-    trained: Trainer = made(
+    trained: Trainer = as_given(DPOTrainer)(
         **with_adapters(model, params, context.seed),
         args=arguments,
-        train_dataset=datasets.Dataset.from_list([{**rows[i], "row": i} for i in order]),
+        train_dataset=datasets.Dataset.from_list([{**rows[i], **reference[i]} for i in order]),
         processing_class=tokenizer,
     )
+    use_completion_head(model)
     return trained
 
 
@@ -170,25 +188,3 @@ def _loss(params: DPOParams) -> dict[str, object]:
         return {"loss_type": [params.loss_type]}
     flipped = params.label_smoothing
     return {"loss_type": ["sigmoid", "robust"], "loss_weights": [2 * (1 - flipped), -(1 - 2 * flipped)]}
-
-
-def _with_reference(trainer: Any, dataset: "Dataset", batch_size: int, context: Context) -> "Dataset":  # noqa: ANN401  # trl is untyped
-    """Add the reference's log-probabilities (nats, summed over the completion) of the rows this run will see.
-
-    The batches are those of training, so that policy and reference round alike and the first margins are exactly 0;
-    a row seen again in a later epoch is not computed again.
-    """
-    import datasets
-
-    pairs = dataset.to_list()
-    known: dict[int, dict[str, float]] = {}
-    for start in range(0, len(pairs), batch_size):
-        batch = pairs[start : start + batch_size]
-        if all(pair["row"] in known for pair in batch):
-            continue
-        context.check()
-        tensors = {name: t.to(trainer.accelerator.device) for name, t in trainer.data_collator(batch).items()}
-        chosen, rejected = trainer.compute_ref_log_probs(trainer.model, tensors)
-        for pair, good, bad in zip(batch, chosen.tolist(), rejected.tolist(), strict=True):
-            known.setdefault(pair["row"], {"ref_chosen_logps": good, "ref_rejected_logps": bad})
-    return datasets.Dataset.from_list([{**pair, **known[pair["row"]]} for pair in pairs])

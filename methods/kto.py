@@ -6,25 +6,23 @@ preference set is taken apart: its pairs become single answers with a label, shu
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from harness.method import Context, tunable
 from methods._adapters import AdapterParams
-from methods._pairs_method import PAIR_METRICS, PairRows, PairsMethod, own_reference
+from methods._head import use_completion_head
+from methods._pairs_method import PAIR_METRICS, PairRows, PairsMethod, Prepared, as_given
 from methods._peft_model import with_adapters
-from methods._rows import training_order
+from methods._reference_logprobs import PREPARATION, reference_of_answers
+from methods._rows import single_answers
 from methods._trl import rows_wanted, training_arguments
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedModel, Trainer
 
 __all__ = ["KTO", "KTOParams"]
-
-Answer = dict[str, Any]
 
 
 class KTOParams(AdapterParams):
@@ -71,7 +69,7 @@ class KTO(PairsMethod[KTOParams]):
     name = "kto"
     summary = "Kahneman-Tversky optimization: single answers labelled good or bad, against the incoming policy"
     paper = "Ethayarajh et al. 2024, arXiv:2402.01306"
-    version = 1
+    version = 2
     params = KTOParams
     # Of single answers there is no accuracy, and there is the KL term.
     logged: ClassVar[Mapping[str, str]] = {
@@ -79,39 +77,46 @@ class KTO(PairsMethod[KTOParams]):
         "kl": "kl",
     }
 
+    @classmethod
+    def prepares(cls, settings: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+        """The reference's log-probabilities."""
+        params = cls.params.model_validate(settings)
+        rows = {name: getattr(params, name) for name in ("dataset", "max_length", "batch_size")}
+        of = "neighbours" if params.loss_type == "kto" else "answers"
+        return PREPARATION, {**rows, "rows": rows_wanted(params), "of": of}
+
     def trainer(
-        self, model: "PreTrainedModel", tokenizer: object, pairs: PairRows, params: KTOParams, context: Context
+        self,
+        model: "PreTrainedModel",
+        tokenizer: object,
+        pairs: PairRows,
+        params: KTOParams,
+        context: Context,
+        prepared: Prepared = None,
     ) -> "Trainer":
         """See `PairsMethod`."""
-        return _make_trainer(model, tokenizer, _answers(pairs, params, context.seed), params, context)
+        return _make_trainer(model, tokenizer, _answers(pairs, params, context.seed), params, context, prepared)
 
 
-def _answers(pairs: PairRows, params: KTOParams, seed: int) -> list[Answer]:
-    """The answers a run sees, in order, each with its label and, for the KL term, its neighbour's in the batch."""
-    single = [
-        {"prompt_ids": pair["prompt_ids"], "completion_ids": pair[side], "label": side == "chosen_ids"}
-        for pair in pairs
-        for side in ("chosen_ids", "rejected_ids")
-    ]
-    order = [single[i] for i in training_order(len(single), rows_wanted(params), seed)]
-    if params.loss_type == "apo_zero_unpaired":
-        return order
-    found = []
-    for start in range(0, len(order), params.batch_size):
-        batch = order[start : start + params.batch_size]
-        found += [
-            {**answer, "KL_completion_ids": before["completion_ids"]}
-            for before, answer in zip([batch[-1], *batch[:-1]], batch, strict=True)
-        ]
-    return found
+def _answers(pairs: PairRows, params: KTOParams, seed: int) -> list[dict[str, Any]]:
+    # The KL term is estimated from the answers to a batch's other prompts.
+    batch = params.batch_size if params.loss_type == "kto" else None
+    return single_answers(pairs, rows_wanted(params), seed, batch)
 
 
 def _make_trainer(
-    model: "PreTrainedModel", tokenizer: object, answers: list[Answer], params: KTOParams, context: Context
+    model: "PreTrainedModel",
+    tokenizer: object,
+    answers: list[dict[str, Any]],
+    params: KTOParams,
+    context: Context,
+    prepared: Prepared = None,
 ) -> "Trainer":
     import datasets
     from trl import KTOConfig, KTOTrainer
 
+    # Before adapters are put in, some of which change the weights.
+    reference = prepared or reference_of_answers(model, answers, params.batch_size, context)
     arguments = training_arguments(
         KTOConfig,
         params,
@@ -126,32 +131,11 @@ def _make_trainer(
         precompute_ref_log_probs=True,
         disable_dropout=True,
     )
-    made = own_reference(KTOTrainer, model, partial(_with_reference, context=context))
-    trained: Trainer = made(
+    trained: Trainer = as_given(KTOTrainer)(
         **with_adapters(model, params, context.seed),
         args=arguments,
-        train_dataset=datasets.Dataset.from_list(answers),
+        train_dataset=datasets.Dataset.from_list([{**a, **said} for a, said in zip(answers, reference, strict=True)]),
         processing_class=tokenizer,
     )
+    use_completion_head(model)
     return trained
-
-
-def _with_reference(trainer: Any, dataset: "Dataset", batch_size: int, context: Context) -> "Dataset":  # noqa: ANN401  # trl is untyped
-    """Add the reference's log-probabilities (nats, summed) of each answer and of its neighbour's.
-
-    The batches are those of training, so that policy and reference round alike and the first rewards are exactly 0.
-    """
-    import datasets
-
-    answers = dataset.to_list()
-    found: list[Answer] = []
-    for start in range(0, len(answers), batch_size):
-        context.check()
-        batch = answers[start : start + batch_size]
-        tensors = {name: t.to(trainer.accelerator.device) for name, t in trainer.data_collator(batch).items()}
-        own, neighbours = trainer.compute_ref_log_probs(trainer.model, tensors)
-        added = {"ref_logps": own.tolist()}
-        if neighbours is not None:
-            added["ref_KL_logps"] = neighbours.tolist()
-        found += [{**row, **{name: values[i] for name, values in added.items()}} for i, row in enumerate(batch)]
-    return datasets.Dataset.from_list(found)

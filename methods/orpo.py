@@ -46,7 +46,7 @@ class ORPO(ReferenceFreeMethod[ORPOParams]):
     name = "orpo"
     summary = "odds ratio preference optimization: supervised fine-tuning and preferences in one stage, no reference"
     paper = "Hong et al. 2024, arXiv:2403.07691"
-    version = 1
+    version = 2
     params = ORPOParams
     logged: ClassVar[Mapping[str, str]] = {**PAIR_METRICS, "nll": "nll", "log_odds_ratio": "log_odds_ratio"}
 

@@ -41,7 +41,7 @@ class SimPO(ReferenceFreeMethod[SimPOParams]):
     name = "simpo"
     summary = "simple preference optimization: length-normalised rewards with a margin, no reference"
     paper = "Meng et al. 2024, arXiv:2405.14734"
-    version = 1
+    version = 2
     params = SimPOParams
 
     @staticmethod
