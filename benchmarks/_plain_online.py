@@ -238,7 +238,57 @@ def ppo_trl(work: Work, report: Callable[[Mapping[str, float]], None]) -> Any:  
     return policy.model
 
 
-SIDES = {"ours": ours, "ppo_trl": ppo_trl}
+def grpo_trl(work: Work, report: Callable[[Mapping[str, float]], None]) -> None:
+    """By the installed TRL's GRPO: one update for each batch of answers."""
+    import datasets
+    from trl import GRPOConfig, GRPOTrainer
+
+    settings = work["settings"]
+    policy, reward = _load(work, "policy"), _load(work, "reward")
+    tokenizer = policy.tokenizer
+    policy.model.generation_config.eos_token_id = tokenizer.eos_token_id
+    low = work["precision"] == "bfloat16"
+    if low:
+        # Frozen, so its weights need not be fp32.
+        import torch
+
+        reward.model.to(torch.bfloat16)
+
+    def see(logs: Mapping[str, float]) -> None:
+        if "reward" in logs:
+            report({"reward": logs["reward"], "kl": logs.get("kl", 0.0)})
+
+    rows = settings["prompts_per_iteration"] * settings["group_size"]
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = _arguments(work, scratch)
+        config = GRPOConfig(
+            **arguments,
+            # Of the reference alone, which it reads from the policy's folder.
+            model_init_kwargs={"dtype": "bfloat16" if low else "float32"},
+            max_steps=settings["iterations"],
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=1,
+            steps_per_generation=1,
+            num_iterations=1,
+            num_generations=settings["group_size"],
+            max_completion_length=settings["max_new_tokens"],
+            beta=settings["kl_coef"],
+            epsilon=settings["clip_range"],
+            max_grad_norm=settings["max_grad_norm"],
+            dataloader_pin_memory=False,
+        )
+        GRPOTrainer(
+            model=policy.model,
+            reward_funcs=[reward.model],
+            reward_processing_classes=[reward.tokenizer],
+            args=config,
+            processing_class=tokenizer,
+            train_dataset=datasets.Dataset.from_list(work["prompts"]),
+            callbacks=[_callback(see)],
+        ).train()
+
+
+SIDES = {"ours": ours, "ppo_trl": ppo_trl, "grpo_trl": grpo_trl}
 
 
 def main() -> None:

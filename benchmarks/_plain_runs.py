@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = {
     # A random model must first learn to write, and the reward model to tell answers apart, for there to be a curve.
     "tiny": ({"steps": 150, "learning_rate": 5e-3}, {"steps": 100, "learning_rate": 2e-3}),
-    "bundled": (None, {"steps": 36, "learning_rate": 1e-4}),
+    "bundled": (None, {"steps": 16, "learning_rate": 1e-4}),
 }
 
 

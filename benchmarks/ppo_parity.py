@@ -17,9 +17,10 @@ value, so that the last tokens' advantages have one more step of lambda in them 
 old log-probabilities are the sampler's; it whitens by the unbiased variance.
 
 For each fifth of the run the table has both means over seeds with their 95 % t intervals, and their difference with its
-Welch interval: of the score (what is maximised but for the KL: reward less the penalty for an answer that does not end),
-the reward alone, the KL to the reference (summed over an answer, nats) and the part of answers that end by themselves. Exit code 1 where two intervals of a mean do not overlap.
-`--ours gamma=0.5` changes one side only, to see that the check can fail.
+Welch interval: of the score (what is maximised but for the KL: reward less the penalty for an answer without an end),
+the reward alone, the KL to the reference (summed over an answer, nats) and the part of answers that end by themselves.
+Exit code 1 where two intervals of a mean do not overlap. `--ours gamma=0.5` changes one side, to see that the check
+can fail.
 """
 
 import argparse
