@@ -145,13 +145,14 @@ class Recipe:
 
 
 def read_recipes(
-    raw: object, models: Sequence[str] = ()
+    raw: object, models: Sequence[str] = (), judges: Sequence[str] = ()
 ) -> tuple[dict[str, tuple[Step, ...]], dict[str, str | None], list[Problem]]:
     """Read the suite's key `recipes`.
 
     Args:
         raw: what stands there.
         models: the suite's base models, which a step may also name as its teacher.
+        judges: the suite's judges behind endpoints, which a step may name as its judge.
 
     Returns:
         Each recipe's own steps, the recipe each one uses, and what is wrong (all of it; then the rest is partial).
@@ -167,7 +168,7 @@ def read_recipes(
     if not problems:
         _check_order(recipes, problems)
         _check_deployed(recipes, problems)
-        problems += teacher_problems(recipes, models)
+        problems += teacher_problems(recipes, models, judges)
     # What is wrong with a repeated step is wrong in every round.
     return steps, uses, list(dict.fromkeys(problems))
 

@@ -38,12 +38,15 @@ def _needs(steps: Mapping[str, Sequence["Step"]], uses: Mapping[str, str | None]
     return [name for name in named if isinstance(name, str) and name in steps]
 
 
-def teacher_problems(recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> list[Problem]:
+def teacher_problems(
+    recipes: Mapping[str, "Recipe"], models: Sequence[str], judges: Sequence[str] = ()
+) -> list[Problem]:
     """What is wrong with the teachers, judges and merged models that steps name, or do not name.
 
     Args:
         recipes: recipes that use each other in no circle.
         models: the suite's base models.
+        judges: the suite's judges behind endpoints.
     """
     problems: list[Problem] = []
     named = [(r, i, *one) for r in recipes.values() for i in range(len(r.steps)) for one in _named(r, i)]
@@ -53,7 +56,7 @@ def teacher_problems(recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> 
         elif name is None and role == "judge":
             wrong = "this step needs a judge: set judge to self, base, a recipe or a model"
             problems.append(Problem(path, wrong, on_key=True))
-        elif name is not None and (message := _unknown(role, str(name), recipe.name, recipes, models)):
+        elif name is not None and (message := _unknown(str(name), _known(role, recipe.name, recipes, models, judges))):
             problems.append(Problem(path, message))
     if not problems:
         _check_circles(recipes, named, problems)
@@ -81,9 +84,14 @@ def _named(recipe: "Recipe", index: int) -> list[tuple[str, object, KeyPath]]:
     return [*found, *(("merge", name, (*place, "models", n)) for n, name in enumerate(step.merged or ()))]
 
 
-def _unknown(role: str, name: str, recipe: str, recipes: Mapping[str, "Recipe"], models: Sequence[str]) -> str | None:
-    own = [SELF] if role == "judge" else []
-    known = [*own, "base", *(r for r in recipes if r != recipe), *models, *BUNDLED_MODELS]
+def _known(
+    role: str, recipe: str, recipes: Mapping[str, "Recipe"], models: Sequence[str], judges: Sequence[str]
+) -> list[str]:
+    own = [SELF, *judges] if role == "judge" else []
+    return [*own, "base", *(r for r in recipes if r != recipe), *models, *BUNDLED_MODELS]
+
+
+def _unknown(name: str, known: Sequence[str]) -> str | None:
     if name in known or "/" in name or name.startswith((".", "~")):
         return None
     return f"no recipe or model {quoted(name)}{suggestion(name, known)}; a hub id is org/name, a folder here is ./name"

@@ -53,6 +53,7 @@ def _dataset_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     named: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name, _ in training_sets(suite)]
     if gold is not None:
         named.append((gold.dataset, ("measure", "gold", "dataset")))
+    named += [(dataset, ("measure", "domains", name)) for name, dataset in suite.measure.domains.items()]
     for name, keys in named:
         problem = dataset_problem(name, source)
         if problem is None and name not in TRAINING_SETS:
@@ -104,9 +105,13 @@ def judge_models(suite: Suite) -> list[str]:
 
 def _judge_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     judging = suite.measure.judge
+    from harness.measure.judge import endpoint_problem, prompt_problems, quality_problem
+
+    for label, endpoint in suite.judges.items():
+        if problem := endpoint_problem(endpoint):
+            yield f"{suite.place('judges', label)}: judges.{label}: {problem}"
     if judging is None:
         return
-    from harness.measure.judge import endpoint_problem, prompt_problems, quality_problem
 
     where = ("measure", "judge", "panel") if judging.panel else ("measure", "judge", "model")
     for index, (judge, name) in enumerate(zip(judging.judges, judging.models, strict=True)):
@@ -129,7 +134,8 @@ def sound_model(suite: Suite, name: str) -> Path:
     """The folder of a model, looked through: a stage would find out late, and a comparison perhaps never."""
     kinds = {kind for _, kind in training_sets(suite)}
     folder = resolve_model(name)
-    chat = bool(kinds - {"text"}) or suite.measure.gold is not None or suite.measure.judge is not None
+    measure = suite.measure
+    chat = bool(kinds - {"text"} or measure.domains) or measure.gold is not None or measure.judge is not None
     if problem := content_problem(folder, chat=chat):
         raise UserError(f"model {name!r}: {problem}")
     return folder
@@ -171,7 +177,7 @@ def _outside_problems(suite: Suite, where: str) -> Iterable[str]:
 
 def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
     measure = suite.measure
-    if not measure.tasks and measure.gold is None and measure.judge is None:
+    if not measure.tasks and not measure.domains and measure.gold is None and measure.judge is None:
         return
     asked = {t.name: t for recipe in ("base", *suite.recipes) for t in suite.quality_targets(recipe)}
     for target in asked.values():
@@ -185,7 +191,7 @@ def _quality_problems(suite: Suite, where: str) -> Iterable[str]:
 def teachers(suite: Suite) -> list[str]:
     """The models that steps name as teacher or judge and that are neither a recipe's nor one of the suite's own."""
     named = [name for recipe in suite.recipe_order() for step in suite.steps(recipe) for _, name in step.named]
-    known = {SELF, "base", *suite.recipes, *suite.models}
+    known = {SELF, "base", *suite.recipes, *suite.models, *suite.judges}
     return list(dict.fromkeys(str(name) for name in named if name is not None and name not in known))
 
 

@@ -7,13 +7,24 @@ from typing import Any, Literal
 from harness._teachers import NAMED_ROLES, SELF
 from harness.data import DataSource
 from harness.errors import UserError
-from harness.execute import JudgeSpec, StageSpec
+from harness.execute import ENDPOINT, JudgeSpec, StageSpec
 from harness.keys import content_key
 from harness.method import MADE, Method, Params, find_method
 from harness.provenance import versions
-from harness.suite import Setting, Step, Suite
+from harness.suite import Endpoint, Setting, Step, Suite
 
-__all__ = ["Facts", "Models", "Run", "Settings", "chain", "chain_ends", "own_stages"]
+__all__ = [
+    "Facts",
+    "Models",
+    "Policy",
+    "Run",
+    "Settings",
+    "chain",
+    "chain_ends",
+    "endpoint_key",
+    "own_stages",
+    "policies",
+]
 
 Settings = Mapping[str, Setting]
 
@@ -37,6 +48,8 @@ class Facts:
     machine: Mapping[str, object]
     quality: str | None = None
     """Fingerprint of what a judge's quality is measured with."""
+    domains: Mapping[str, str] = field(default_factory=dict)
+    """Domain → fingerprint of its held-out documents."""
     library_versions: Mapping[str, str] = field(default_factory=versions)
 
 
@@ -77,6 +90,21 @@ def own_stages(facts: Facts, run: Run) -> list[str]:
     return list(_walk(facts, run).own)
 
 
+@dataclass(frozen=True)
+class Policy:
+    """A policy on the way of a run: the step that made it, the recipe that owns the step, and its reference."""
+
+    recipe: str
+    step: str
+    reference: str
+    merged: bool = False
+
+
+def policies(facts: Facts, run: Run) -> list[Policy]:
+    """The policies of a run in order: the base model, then one after each step that makes one."""
+    return [Policy(run.recipe, "base", f"model:{run.model}"), *_walk(facts, run).policies]
+
+
 @dataclass
 class _Line:
     """How far a run has come: its stages so far (with those of its teachers), and its models now."""
@@ -85,8 +113,7 @@ class _Line:
     reward: str | None = None
     whole: str | None = None
     """The policy as it was before the first step that compressed it."""
-    policies: list[tuple[str, str]] = field(default_factory=list)
-    """Recipe of the step and reference of each policy that was trained, in order; those merged are no part of it."""
+    policies: list[Policy] = field(default_factory=list)
     made: dict[str, str] = field(default_factory=dict)
     """Kind → the newest dataset of that kind that a step has made."""
     stages: dict[str, StageSpec] = field(default_factory=dict)
@@ -106,7 +133,7 @@ def _walk(facts: Facts, run: Run, steps: int | None = None) -> _Line:
         if settings.get("dataset") == MADE and method.dataset_kind:
             inputs["data"] = line.made[method.dataset_kind]
         if (merged := method.merges(settings)) is not None:
-            own = [reference for recipe, reference in line.policies if recipe == step.recipe]
+            own = [p.reference for p in line.policies if p.recipe == step.recipe and not p.merged]
             parts = [_named(facts, run, name, line) for name in merged] or own
             inputs |= {f"merge_{place}": reference for place, reference in enumerate(parts)}
         if (prepared := method.prepares(settings)) is not None:
@@ -122,8 +149,7 @@ def _walk(facts: Facts, run: Run, steps: int | None = None) -> _Line:
             line.made[str(method.makes)] = spec.key
         else:
             line.policy = spec.key
-            if merged is None:
-                line.policies.append((step.recipe, spec.key))
+            line.policies.append(Policy(step.recipe, f"{step.name}{_round(step)}", spec.key, merged is not None))
     return line
 
 
@@ -148,6 +174,8 @@ def _in_role(facts: Facts, run: Run, role: str, settings: Mapping[str, object], 
 def _named(facts: Facts, run: Run, name: object, line: _Line) -> str:
     if name == SELF:
         return line.policy
+    if name in facts.suite.judges:
+        return f"{ENDPOINT}{name}"
     if name in facts.suite.recipes:
         taught = _walk(facts, replace(run, recipe=str(name)))
         for key, spec in taught.stages.items():
@@ -186,14 +214,14 @@ def _stage(
         method=step.method,
         version=method.version,
         params={k: v for k, v in settings.items() if k not in named},
-        inputs={role: _artifact(facts, reference) for role, reference in inputs.items()},
+        # What was prepared follows from the rest of the key, and saves time only.
+        inputs={role: _artifact(facts, reference) for role, reference in inputs.items() if role != "prepared"},
         dataset=fingerprint,
         seed=run.seed,
         precision=facts.precision,
         versions={**facts.library_versions, **versions(method.libraries)},
         **further,
     )
-    place = f" round {step.round + 1}" if step.round else ""
     return StageSpec(
         key=key,
         method=step.method,
@@ -207,13 +235,32 @@ def _stage(
         seed=run.seed,
         precision=facts.precision,
         round=step.round,
+        endpoint=_endpoint(facts, inputs.get("judge", "")),
         limit_s=facts.suite.budget.stage_seconds,
         memory_mb=facts.suite.budget.memory_mb,
-        label=f"{run.recipe} {step.name}{place} seed {run.seed}",
+        label=f"{run.recipe} {step.name}{_round(step)} seed {run.seed}",
     )
 
 
+def _round(step: Step) -> str:
+    return f" round {step.round + 1}" if step.round else ""
+
+
+def _endpoint(facts: Facts, judge: str) -> dict[str, Any] | None:
+    if not judge.startswith(ENDPOINT):
+        return None
+    name = judge.removeprefix(ENDPOINT)
+    return {**facts.suite.judges[name].model_dump(mode="json"), "name": name}
+
+
+def endpoint_key(endpoint: Endpoint) -> str:
+    """What decides the votes of a judge behind an endpoint."""
+    return content_key("endpoint", **endpoint.identity())
+
+
 def _artifact(facts: Facts, reference: str) -> str:
+    if reference.startswith(ENDPOINT):
+        return endpoint_key(facts.suite.judges[reference.removeprefix(ENDPOINT)])
     return facts.models[reference.removeprefix("model:")] if reference.startswith("model:") else reference
 
 

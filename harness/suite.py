@@ -8,6 +8,7 @@ of a suite has the same budget.
 """
 
 import json
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,12 @@ class Suite(Strict):
         default="bundled", min_length=1, description="bundled, hub, or a mirror folder laid out <org>/<dataset>"
     )
     recipes: dict[str, Any] = Field(description="recipe name → its steps, in order, from the base model")
+    judges: dict[Name, Endpoint] = Field(
+        default={},
+        description="judges behind endpoints, by names that steps give as their judge; those who measure stand in "
+        "measure.judge",
+        exclude_if=operator.not_,
+    )
     targets: list[Target] = Field(
         default=[Target(name="cpu-fp32")], min_length=1, description="hardware and runtime configurations to measure on"
     )
@@ -139,7 +146,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Suite":
-        self._own, self._uses, problems = read_recipes(self.recipes, self.models)
+        self._own, self._uses, problems = read_recipes(self.recipes, self.models, tuple(self.judges))
         problems += self._cross_problems()
         if problems:
             raise _ProblemsError(problems)
@@ -206,12 +213,17 @@ class Suite(Strict):
         if self.early_stopping is None or self.early_stopping.documents is None:
             return
         of_documents = ("gold_reward", "rm_reward", "score")
-        if len(self.objectives) > 1 or not all(n in of_documents or "." in n for n in self.objectives):
+        tasks = [n for n in self.objectives if "." in n and not n.startswith("domain.")]
+        if len(self.objectives) > 1 or not set(self.objectives) <= {*of_documents, *tasks}:
             wanted = f"a mean over documents ({', '.join(of_documents)} or <task>.<metric>)"
             wrong = f"expected a single objective that is {wanted}, got {', '.join(self.objectives)}"
             yield Problem(("early_stopping", "documents"), wrong, on_key=True)
 
     def _judge_problems(self) -> Iterator[Problem]:
+        for name in self.judges:
+            if name in (taken := ("self", "base", *self.recipes, *self.models)):
+                wrong = f"a judge needs a name of its own; {', '.join(taken)} are taken"
+                yield Problem(("judges", name), wrong, on_key=True)
         judging = self.measure.judge
         if judging is None:
             return
@@ -339,6 +351,8 @@ class Suite(Strict):
         """
         without = dict.fromkeys(("name", "question", "recipes", "objectives", "workers", "retries"), True)
         plain = self.model_dump(mode="json", exclude={**without, "measure": {"noise_floor"}})
+        if self.judges:
+            plain["judges"] = {name: judge.identity() for name, judge in self.judges.items()}
         if self.measure.judge is not None:
             plain["measure"]["judge"] = self.measure.judge.identity()
         recipes = {

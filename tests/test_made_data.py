@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -16,12 +17,14 @@ from harness.execute._made import made_dataset, made_rows
 from harness.execute._stage import run_stage
 from harness.execute._stage_judge import StageJudge
 from harness.folders import Folders
+from harness.measure.judge import LocalVoter
 from harness.method import Context, Inputs, Made, Method, Params, Record, Role, find_method
 from harness.models import load_model
 from harness.plan import gather_facts
 from harness.resolve import Run, chain, chain_ends, own_stages
 from harness.store import Store
 from harness.suite import Suite, load_suite
+from tests.measure.judge.fault_server import completion, serving
 from tests.methods.helpers import Log, turn
 
 ALIKE = "kind words"
@@ -95,15 +98,16 @@ class Prepared(Echo):
 
 
 ECHO, PREPARED = f"{__name__}:Echo", f"{__name__}:Prepared"
-DPO = "dpo: {dataset: made, steps: 2, batch_size: 2, learning_rate: 1e-3}"
+SIMPO = "simpo: {dataset: made, steps: 2, batch_size: 2, learning_rate: 1e-3}"
 
 
-def _suite(folder: Path, model: Path | str, recipes: str) -> Suite:
+def _suite(folder: Path, model: Path | str, recipes: str, more: str = "") -> Suite:
     text = re.sub(r"\b(ECHO|PREPARED)\b", lambda found: f"'{globals()[found.group()]}'", recipes)
     lines = "".join(f"  {line.strip()}\n" for line in text.strip().splitlines())
     path = folder / "s.yaml"
     path.write_text(
-        f"name: t\nmodels: ['{model}']\nrecipes:\n{lines}measure: {{profile: {{}}}}\nbudget: {{trials_per_cell: 1}}\n"
+        f"name: t\nmodels: ['{model}']\nrecipes:\n{lines}measure: {{profile: {{}}}}\n"
+        f"budget: {{trials_per_cell: 1}}\n{more}"
     )
     return load_suite(path)
 
@@ -119,7 +123,7 @@ def _problem(folder: Path, recipes: str) -> str:
 
 
 def test_a_step_trains_on_what_the_step_before_it_made(tiny_model: Path, tmp_path: Path) -> None:
-    suite = _suite(tmp_path, tiny_model, f"r: [{{ECHO: {{}}}}, {{{DPO}}}]")
+    suite = _suite(tmp_path, tiny_model, f"r: [{{ECHO: {{}}}}, {{{SIMPO}}}]")
     facts = gather_facts(suite)
     run = Run("r", suite.models[0], 0, {})
     making, training = specs = chain(facts, run)
@@ -150,14 +154,14 @@ def test_a_repeated_group_goes_on_from_the_round_before(tiny_model: Path, tmp_pa
     suite = _suite(
         tmp_path,
         tiny_model,
-        f"r: [{{repeat: 3, steps: [{{ECHO: {{}}}}, {{{DPO}}}]}}]\nonce: [{{ECHO: {{}}}}, {{{DPO}}}]",
+        f"r: [{{repeat: 3, steps: [{{ECHO: {{}}}}, {{{SIMPO}}}]}}]\nonce: [{{ECHO: {{}}}}, {{{SIMPO}}}]",
     )
     specs = _stages(suite, "r")
-    assert [find_method(s.method).name for s in specs] == ["echo", "dpo"] * 3
+    assert [find_method(s.method).name for s in specs] == ["echo", "simpo"] * 3
     assert [s.round for s in specs] == [0, 0, 1, 1, 2, 2]
     assert len({s.key for s in specs}) == 6
     for earlier, later in zip(specs, specs[2:], strict=False):
-        if later.method == "dpo":
+        if later.method == "simpo":
             assert later.inputs["policy"] == earlier.key
     # The first round is the group itself, computed once for both recipes.
     assert [s.key for s in specs[:2]] == [s.key for s in _stages(suite, "once")]
@@ -262,7 +266,7 @@ def test_a_step_is_judged_by_its_policy_or_the_base_model(tiny_model: Path, tmp_
     loaded = load_model(tiny_model)
     # The examples of the templates are long in a vocabulary of 600.
     loaded.model.config.max_position_embeddings = 4096
-    by = StageJudge(loaded, making)
+    by = StageJudge(LocalVoter(loaded, judge, making.inputs["judge"]))
     prompt = [turn("user", "say apple")]
     (better, worse), (by_principle,) = (
         by.prefer([(prompt, "apple apple", "no"), (prompt, "no", "apple apple")]),
@@ -278,3 +282,43 @@ def test_a_step_is_judged_by_its_policy_or_the_base_model(tiny_model: Path, tmp_
     assert 1 <= one <= 10
     assert 1 <= other <= 10
     assert by.name == judge
+
+
+def test_a_judge_behind_an_endpoint_is_named_by_the_suite_and_asked_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key")
+    # Of one pair it says nothing that is a verdict, which is a tie as well, and counted.
+    said = iter(["I cannot say."])
+    with serving(lambda request, times: completion(next(said, "It is kind.\n[[first]]"))) as server:
+        judges = f"judges:\n  far: {{endpoint: '{server.url}', model: m, probabilities: false}}\n"
+        suite = _suite(tmp_path, tiny_model, f"r: [{{ECHO: {{judge: far}}}}, {{{SIMPO}}}]", judges)
+        making, training = _stages(suite, "r")
+        assert making.inputs == {"judge": "endpoint:far", "policy": f"model:{tiny_model}"}
+        assert training.endpoint is None
+        for _ in range(2):
+            run_stage(making, tmp_path / "one", Log())
+            # Two orders of four pairs; when the stage is computed again nothing is paid for twice.
+            assert len(server.requests) == 8
+            shutil.rmtree(tmp_path / "one" / "artifacts")
+    store = Store(tmp_path / "one")
+    store.ingest()
+    # Whoever stands first is preferred: in both orders that is a tie.
+    found = store.query('SELECT "by", score FROM raw.generations ORDER BY row').rows()
+    assert {by for by, _ in found} == {"far"}
+    assert sorted(score for _, score in found)[1:-1] == [0.5, 0.5]
+    ((metrics,),) = store.query(f"SELECT metrics FROM stages WHERE stage = '{making.key}'").rows()
+    assert json.loads(metrics) == {"kept": 4.0, "judge_asked": 8.0, "judge_unparsed": 1.0}
+
+
+def test_a_judge_is_part_of_the_key_and_its_prices_are_not(tiny_model: Path, tmp_path: Path) -> None:
+    def key(model: str, price: float) -> tuple[str, str]:
+        judges = f"judges: {{far: {{endpoint: 'http://127.0.0.1:9/v1', model: {model}, input_price: {price}}}}}\n"
+        suite = _suite(tmp_path, tiny_model, "r: [{ECHO: {judge: far}}]", judges)
+        return _stages(suite, "r")[0].key, suite.sweep_id()
+
+    assert key("m", 1.0) == key("m", 2.0)
+    assert not set(key("m", 1.0)) & set(key("n", 1.0))
+    taken = "judges: {r: {endpoint: 'http://127.0.0.1:9/v1', model: m}}\n"
+    with pytest.raises(UserError, match=r"judges\.r: a judge needs a name of its own"):
+        _suite(tmp_path, "m", "r: [{sft: {}}]", taken)

@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.bundled.constraint_topics import HELD_OUT, TOPICS
 from harness.gold import describe, gold_reward
-from harness.method import Context, Inputs, LoadedModel, find_method
+from harness.method import Context, Inputs, LoadedModel, Trained, find_method
 from harness.models import load_model, resolve_model
 
 __all__ = ["EDIT_RATE", "LABEL_NOISE", "SYSTEM", "main", "make_prompts"]
@@ -184,6 +184,8 @@ def _fine_tuned(base: Path, instructions: Path, scratch: Path) -> LoadedModel:
         {"dataset": "instructions", "learning_rate": 2e-5, "steps": 36, "batch_size": 8}
     )
     trained = method().run(inputs, params, context)
+    if not isinstance(trained, Trained):
+        raise TypeError(f"{method.name} left no model")
     return LoadedModel(trained.model, trained.tokenizer, base)
 
 

@@ -4,6 +4,7 @@ from harness.execute._local import LocalExecutor
 from harness.execute._open import open_executor
 from harness.execute._run import run_spec
 from harness.execute._spec import (
+    ENDPOINT,
     Executor,
     Item,
     ItemKind,
@@ -18,6 +19,7 @@ from harness.execute._spec import (
 )
 
 __all__ = [
+    "ENDPOINT",
     "Executor",
     "Item",
     "ItemKind",

@@ -10,6 +10,7 @@ from harness.rungs import MeasureRungs, StageRungs
 from harness.targets import Target
 
 __all__ = [
+    "ENDPOINT",
     "Executor",
     "Item",
     "ItemKind",
@@ -24,7 +25,10 @@ __all__ = [
 ]
 
 
-ItemKind = Literal["task", "gold", "judge", "judge_check", "pairs", "profile"]
+ENDPOINT = "endpoint:"
+"""In front of the name of a judge that is no model here, where a stage's inputs refer to it."""
+
+ItemKind = Literal["task", "gold", "judge", "judge_check", "pairs", "profile", "domain"]
 
 
 class _Spec(BaseModel):
@@ -49,6 +53,7 @@ class StageSpec(_Spec):
     seed: int
     precision: Literal["float32", "bfloat16"]
     round: int = Field(default=0, description="which time round a repeated group of steps, from 0")
+    endpoint: dict[str, Any] | None = Field(default=None, description="settings of the judge, where it is none of ours")
     threads: int = 1
     limit_s: float | None = Field(default=None, description="wall seconds; past them the stage is pruned")
     memory_mb: float | None = Field(default=None, description="resident memory; beyond it the stage is infeasible")

@@ -4,6 +4,7 @@ At a rung (`harness.rungs`) a hopeless trial's stage ends early. Its curve is st
 that failed: later trials are held against it.
 """
 
+import functools
 import json
 import shutil
 import tempfile
@@ -16,15 +17,18 @@ from harness.data import DataSource, load_training_set
 from harness.errors import UserError
 from harness.execute._generations import generation_rows
 from harness.execute._made import made_dataset, made_rows, save_made
-from harness.execute._spec import StageSpec
+from harness.execute._spec import ENDPOINT, StageSpec
 from harness.execute._stage_judge import StageJudge
 from harness.folders import Folders
+from harness.keys import content_key
+from harness.measure.judge import CachedVoter, EndpointVoter, LocalVoter, VoteCache, Voter
 from harness.method import Context, DatasetKind, Inputs, LoadedModel, Made, Method, Params, Role, Trained, find_method
 from harness.models import load_model, save_model
 from harness.provenance import environment
 from harness.rungs import Point
 from harness.rungs import StageJudge as RungJudge
 from harness.store import Store
+from harness.suite import Endpoint
 from harness.targets import peak_rss_mb
 
 if TYPE_CHECKING:
@@ -59,12 +63,14 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             deadline=None if spec.limit_s is None else started + spec.limit_s,
             round=spec.round,
         )
+        inputs = _inputs(spec, folders, method)
         try:
-            trained = method().run(_inputs(spec, folders, method), params, context)
+            trained = method().run(inputs, params, context)
         except (Exception, SystemExit):
             Store(results).append_many(curve.unfinished())
             raise
         env = environment()
+        metrics = {**trained.metrics, **_judged(inputs)}
         row: dict[str, object] = {
             "stage": spec.key,
             "method": spec.method,
@@ -77,7 +83,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             "precision": spec.precision,
             "seconds": time.monotonic() - started,
             "peak_rss_mb": peak_rss_mb(),
-            "metrics": json.dumps(dict(trained.metrics), sort_keys=True),
+            "metrics": json.dumps(metrics, sort_keys=True),
             "environment": env.key,
             "at": env.now(),
         }
@@ -95,7 +101,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             {
                 **spec.model_dump(exclude={"rungs"}),
                 "seconds": row["seconds"],
-                "metrics": dict(trained.metrics),
+                "metrics": metrics,
                 "produces": method.produces,
             },
             _writer(trained, method.makes, spec.label),
@@ -148,17 +154,36 @@ def _writer(trained: Trained | Made, kind: DatasetKind | None, label: str) -> Ca
     return trained.write or (lambda folder: save_model(trained.model, trained.tokenizer, folder))
 
 
+def _judged(inputs: Inputs) -> dict[str, float]:
+    """How often the stage's judge was asked, and how often its words held no verdict."""
+    if inputs.judging is None or not isinstance(judge := inputs.judging(), StageJudge):
+        return {}
+    return {"judge_asked": float(judge.asked), "judge_unparsed": float(judge.unparsed)}
+
+
+def _voter(spec: StageSpec, inputs: Inputs, folders: Folders) -> Voter:
+    name = str(spec.params["judge"])
+    if spec.endpoint is None:
+        judge = inputs.load("judge")
+        judge.model.eval()
+        return LocalVoter(judge, name, spec.inputs["judge"])
+    endpoint, votes = Endpoint.model_validate(spec.endpoint), VoteCache(folders.votes)
+    key = content_key("endpoint", **endpoint.identity())
+    return CachedVoter(EndpointVoter(endpoint, key, lambda: votes.cost(key)), votes)
+
+
 def _inputs(spec: StageSpec, folders: Folders, method: type[Method[Params]]) -> Inputs:
     def load(role: Role, folder: Path) -> LoadedModel:
         return load_model(folder, head="reward" if role == "reward" else "causal")
 
-    named = {role: folders.model(reference) for role, reference in spec.inputs.items()}
+    models = {role: ref for role, ref in spec.inputs.items() if not ref.startswith(ENDPOINT)}
+    named = {role: folders.model(reference) for role, reference in models.items()}
     data, prepared = named.pop("data", None), named.pop("prepared", None)
     inputs = Inputs(named, load)
     if prepared is not None:
         inputs.before = made_rows(prepared)
-    if "judge" in named:
-        inputs.judging = lambda: StageJudge(inputs.load("judge"), spec)
+    if "judge" in spec.inputs:
+        inputs.judging = functools.cache(lambda: StageJudge(_voter(spec, inputs, folders)))
     kinds = method.datasets(spec.params)
     inputs.further = {name: _rows(name, kinds[name], spec.data, known) for name, known in spec.datasets.items()}
     kind = method.dataset_kind

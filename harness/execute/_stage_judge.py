@@ -6,24 +6,27 @@ It asks what a judge of `measure.judge` is asked, by the same templates, and is 
 from collections.abc import Sequence
 
 from harness.errors import MeasurementError
-from harness.execute._spec import StageSpec
-from harness.measure.judge import LocalVoter, Question, text_of_chat
-from harness.method import LoadedModel, Turns
+from harness.measure.judge import Question, Voter, text_of_chat
+from harness.method import Turns
 
 __all__ = ["StageJudge"]
 
 
-class StageJudge:
-    """See `harness.method.Judge`."""
+_MIDDLE = 5.5
+"""Of the ratings from 1 to 10: what an answer gets of a judge whose words held no verdict."""
 
-    def __init__(self, judge: LoadedModel, spec: StageSpec) -> None:
-        self.name = str(spec.params.get("judge"))
-        judge.model.eval()
-        self._voter = LocalVoter(judge, self.name, spec.inputs["judge"])
+
+class StageJudge:
+    """See `harness.method.Judge`. Words without a verdict say nothing: a tie, or the middle; how many is counted."""
+
+    def __init__(self, voter: Voter) -> None:
+        self._voter = voter
+        self.name = voter.name
+        self.asked = self.unparsed = 0
 
     def rate(self, asked: Sequence[tuple[Turns, str]]) -> list[float]:
         """See `Judge`."""
-        return self._scores([_rating(prompt, response) for prompt, response in asked])
+        return self._scores([_rating(prompt, response) for prompt, response in asked], _MIDDLE)
 
     def prefer(self, asked: Sequence[tuple[Turns, str, str]], principles: Sequence[str] | None = None) -> list[float]:
         """See `Judge`."""
@@ -33,17 +36,16 @@ class StageJudge:
             for (prompt, one, other), principle in zip(asked, by, strict=True)
             for answers in ((one, other), (other, one))
         ]
-        scores = self._scores(questions)
+        scores = self._scores(questions, 0.5)
         return [(scores[i] + 1.0 - scores[i + 1]) / 2.0 for i in range(0, len(scores), 2)]
 
-    def _scores(self, questions: Sequence[Question]) -> list[float]:
-        verdicts = self._voter.vote(questions)
-        scores = [verdict.score for verdict in verdicts if verdict.score is not None]
-        if len(scores) < len(questions):
-            raise MeasurementError(
-                f"the judge {self.name} gave {len(questions) - len(scores)} answers without a verdict"
-            )
-        return scores
+    def _scores(self, questions: Sequence[Question], unsaid: float) -> list[float]:
+        found = [verdict.score for verdict in self._voter.vote(questions)]
+        self.asked += len(found)
+        self.unparsed += (silent := found.count(None))
+        if found and silent == len(found):
+            raise MeasurementError(f"the judge {self.name} gave no verdict in any of {silent} replies")
+        return [unsaid if score is None else score for score in found]
 
 
 def _rating(prompt: Turns, response: str) -> Question:
