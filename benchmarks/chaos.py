@@ -175,6 +175,42 @@ def look_back(killed: Sweep, theirs: dict[str, list[tuple[Any, ...]]]) -> tuple[
     return counts, [*wrong, *again, *killed.lost]
 
 
+def killed_until(
+    kills: int,
+    suite: Path,
+    folder: Path,
+    theirs: dict[str, list[tuple[Any, ...]]],
+    mean_s: float,
+    share: float,
+    seed: int,
+) -> tuple[dict[str, int], list[str]]:
+    """Sweeps, each in a fresh folder, until there were this many kills.
+
+    Args:
+        kills: in all.
+        suite: what is run.
+        folder: of their results.
+        theirs: the tables of an undisturbed run.
+        mean_s: seconds between kills (exponential).
+        share: of the kills that hit the sweep, not a worker.
+        seed: of the moments.
+
+    Returns:
+        Counts, and what is not as it must be.
+    """
+    counts: Counter[str] = Counter()
+    wrong: list[str] = []
+    while counts["kills"] < kills and not wrong:
+        killed = Sweep(suite, folder / f"killed-{counts['sweeps']}", seed + counts["sweeps"])
+        if code := killed.run_killed(kills - counts["kills"], mean_s, share):
+            wrong.append(f"exit code {code}: {(killed.results / 'output.log').read_text()[-2000:]}")
+        found, problems = look_back(killed, theirs)
+        counts.update({**found, "kills": killed.kills.total()})
+        counts.update({f"kills_of_{what}": n for what, n in killed.kills.items()})
+        wrong += problems
+    return dict(counts), wrong
+
+
 def tiny_model(folder: Path) -> Path:
     """A random Llama of two layers with a byte-level tokenizer and a chat template."""
     import torch
@@ -228,21 +264,11 @@ def main() -> int:
             print((whole.results / "output.log").read_text()[-2000:])
             return 1
         theirs = tables(whole.results, TABLES)
-        kills: Counter[str] = Counter()
-        counts: Counter[str] = Counter()
-        wrong: list[str] = []
-        while kills.total() < options.kills and not wrong:
-            killed = Sweep(suite, folder / f"killed-{counts['sweeps']}", options.seed + counts["sweeps"])
-            if code := killed.run_killed(options.kills - kills.total(), options.mean, options.share):
-                wrong.append(f"exit code {code}")
-            kills += killed.kills
-            found, problems = look_back(killed, theirs)
-            counts.update(found)
-            wrong += problems
+        counts, wrong = killed_until(options.kills, suite, folder, theirs, options.mean, options.share, options.seed)
         seconds = time.monotonic() - began - undisturbed
         times = {"undisturbed_s": round(undisturbed, 1), "killed_s": round(seconds, 1)}
         rows = {name: len(rows) for name, rows in theirs.items()}
-        print(json.dumps({**times, "kills": dict(kills), "rows": rows, **counts}, indent=1))
+        print(json.dumps({**times, "rows": rows, **counts}, indent=1))
         for line in wrong[:20]:
             print(line)
         print("NOT EQUAL" if wrong else "equal to an undisturbed run")

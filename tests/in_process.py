@@ -7,8 +7,10 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from harness import running
 from harness.cli import main
 from harness.execute import MeasureSpec, Progress, Result, StageSpec, run_spec
 from harness.outlook import look_ahead
@@ -50,9 +52,14 @@ def swept(plan: Plan, results: Path) -> Outcome:
     return asyncio.run(run_sweep(plan, results, InProcess(results), Display(Console(file=io.StringIO()))))
 
 
-def commanded(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A command, run here, where its imports are there already: its exit code and what it printed."""
+def commanded(*arguments: str, workers: bool = False) -> "subprocess.CompletedProcess[str]":
+    """A command, run here, where its imports are there already: its exit code and what it printed.
+
+    Its sweep runs here too, unless it is to have workers of its own, which import everything again.
+    """
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        if not workers:
+            patch.setattr(running, "open_executor", lambda _name, results, *_, **__: InProcess(results))
         code = main(arguments)
     return subprocess.CompletedProcess(["harness", *arguments], code, out.getvalue(), err.getvalue())

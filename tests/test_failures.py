@@ -1,9 +1,9 @@
 """What a failed run leaves behind: its reason, its place, the command that runs it alone, an exit code; and budgets."""
 
-import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from harness.spending import Spent, bound_reached
 from harness.store import Store
 from harness.suite import Budget, load_suite
 from tests.in_process import commanded
-from tests.test_cli import ROOT
 
 METHOD = """
 import pathlib
@@ -47,18 +46,12 @@ class _Bench:
         self.switch, self.results, self.suite = folder / "switch", folder / "results", folder / "holes.yaml"
         self.suite.write_text(SUITE.format(model=model))
         (folder / "fragile.py").write_text(METHOD.format(switch=str(self.switch)))
-        self.environment = {**os.environ, "PYTHONPATH": str(folder)}
+        self.folder = folder
 
     @property
     def sweep(self) -> list[str]:
         places = ["--results", str(self.results), "--reports", str(self.results / "reports"), "--workers", "1"]
         return ["sweep", str(self.suite), *places]
-
-    def run(self) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "harness.cli", *self.sweep]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=300, env=self.environment
-        )
 
     def rows(self, sql: str) -> list[Any]:
         store = Store(self.results)
@@ -69,9 +62,12 @@ class _Bench:
 @pytest.fixture(scope="module")
 def bench(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[_Bench, "subprocess.CompletedProcess[str]"]:
+) -> Iterator[tuple[_Bench, "subprocess.CompletedProcess[str]"]]:
     found = _Bench(tmp_path_factory.mktemp("holes"), tiny_model)
-    return found, found.run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(found.folder))
+        yield found, commanded(*found.sweep)
+    sys.modules.pop("fragile", None)
 
 
 def test_a_failure_is_data_and_the_others_go_on(bench: tuple[_Bench, "subprocess.CompletedProcess[str]"]) -> None:
@@ -107,12 +103,9 @@ def test_a_bound_ends_the_tuning_cleanly_and_says_what_was_left(
 
 
 def test_a_failure_stays_until_it_is_run_again_alone_or_retried(
-    bench: tuple[_Bench, "subprocess.CompletedProcess[str]"], monkeypatch: pytest.MonkeyPatch
+    bench: tuple[_Bench, "subprocess.CompletedProcess[str]"],
 ) -> None:
     found, _ = bench
-    monkeypatch.setenv("PYTHONPATH", found.environment["PYTHONPATH"])
-    monkeypatch.syspath_prepend(found.environment["PYTHONPATH"])
-    monkeypatch.delitem(sys.modules, "fragile", raising=False)
     before = found.rows("SELECT count(*) FROM failures"), found.rows("SELECT count(*) FROM raw.trial_events")
     again = commanded(*found.sweep)
     assert again.returncode == 1

@@ -302,11 +302,11 @@ budget: {{trials_per_cell: 1}}
 """
 
 
-def _sweep(suite: Path, results: Path) -> "subprocess.CompletedProcess[str]":
+def _sweep(suite: Path, results: Path, *, workers: bool) -> "subprocess.CompletedProcess[str]":
     places = ["--results", str(results), "--reports", str(suite.parent / "reports")]
     # As another process sees it, which has read nothing yet.
     _digests._SOUND.clear()
-    return commanded("sweep", str(suite), "--workers", "1", *places)
+    return commanded("sweep", str(suite), "--workers", "1", *places, workers=workers)
 
 
 def test_a_sweep_goes_on_after_a_full_disk_and_computes_a_damaged_artifact_anew(
@@ -316,7 +316,7 @@ def test_a_sweep_goes_on_after_a_full_disk_and_computes_a_damaged_artifact_anew(
     suite.write_text(SUITE.format(model=tiny_model))
     with small_disk(tmp_path / "disk", 2500) as disk:
         results = disk / "results"
-        stopped = _sweep(suite, results)
+        stopped = _sweep(suite, results, workers=True)
         assert stopped.returncode == 1, stopped.stderr
         (line,) = [said for said in stopped.stderr.splitlines() if said.startswith("harness: ")]
         assert line.startswith(f"harness: cannot write in {results}")
@@ -328,7 +328,7 @@ def test_a_sweep_goes_on_after_a_full_disk_and_computes_a_damaged_artifact_anew(
         weights = kept / "model.safetensors"
         sound = weights.read_bytes()
         _quietly_change(weights, sound[:-1] + bytes([sound[-1] ^ 1]))
-        done = _sweep(suite, results)
+        done = _sweep(suite, results, workers=False)
         assert done.returncode == 0, done.stderr
         assert f"artifact {kept.name} is damaged (the content of model.safetensors is not what was" in done.stderr
         assert "Report: " in done.stdout

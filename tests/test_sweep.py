@@ -69,7 +69,8 @@ def swept(
     suite_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
     results = tmp_path_factory.mktemp("swept")
-    return results, _run(suite_file, results)
+    # One worker: with two, test_kills.py compares.
+    return results, _run(suite_file, results, "--workers", "1")
 
 
 def _rows(results: Path, sql: str) -> list[Any]:
