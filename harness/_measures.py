@@ -1,5 +1,6 @@
 """What a suite measures, and which objectives can be made of it."""
 
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
@@ -25,7 +26,9 @@ __all__ = [
 
 Direction = Literal["maximize", "minimize"]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
+DomainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$")]
 Limit = Annotated[int, Field(ge=1)]
+_DOMAIN_LIMIT = 64
 
 
 class Strict(BaseModel):
@@ -220,7 +223,7 @@ class Profile(Strict):
 
 
 class Measure(Strict):
-    """What is measured of each model; at least one of tasks, gold, judge, profile."""
+    """What is measured of each model; at least one of tasks, gold, judge, profile, domains."""
 
     tasks: dict[TaskName, Task] = Field(
         default={}, description="lm-eval task → how it is run; {} is its own definition"
@@ -230,6 +233,17 @@ class Measure(Strict):
     )
     judge: Judge | None = Field(default=None, description="a model's ratings of helpfulness and harmlessness")
     profile: Profile | None = Field(default=None, description="latency and memory on every target")
+    domains: dict[DomainName, Annotated[str, Field(min_length=1)]] = Field(
+        default={},
+        description="domain → held-out rows of kind instructions (a bundled name, or <org>/<dataset>:config:split): "
+        "loss on their answers, after each step of a recipe too, for the forgetting matrix",
+        exclude_if=operator.not_,
+    )
+    domain_limit: Limit | None = Field(
+        default=_DOMAIN_LIMIT,
+        description="documents of each domain, before they are halved; null: all",
+        exclude_if=lambda limit: bool(limit == _DOMAIN_LIMIT),
+    )
     quality_target: str | None = Field(
         default=None, description="name of the target that tasks, gold and judge run on; null: the first target"
     )
@@ -253,7 +267,7 @@ class Measure(Strict):
     )
 
     def default_objectives(self) -> dict[str, Direction]:
-        """What is optimised when the suite does not say: the first of gold reward, score, a rating, latency."""
+        """What is optimised when the suite does not say: the first of gold reward, score, a rating, loss, latency."""
         if self.gold is not None:
             return {"gold_reward": "maximize"}
         if self.tasks:
@@ -262,14 +276,20 @@ class Measure(Strict):
             # Nothing judged is refused elsewhere.
             first = next(iter(self.judge.aspects()), "helpfulness")
             return {first: "minimize" if first == "over_refusal" else "maximize"}
+        if self.domains:
+            return {"domain_loss": "minimize"}
         return {"latency_ms": "minimize"}
 
     def problems(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What is wrong in itself: path below `measure`, message."""
-        if not self.tasks and self.gold is None and self.judge is None and self.profile is None:
-            yield (), "nothing is measured; give at least one of tasks, gold, judge, profile"
-        if self.noise_floor and not self.tasks and self.gold is None and self.judge is None:
-            yield ("noise_floor",), "only quality is measured a second time; give at least one of tasks, gold, judge"
+        quality = bool(self.tasks or self.domains or self.gold is not None or self.judge is not None)
+        if not quality and self.profile is None:
+            yield (), "nothing is measured; give at least one of tasks, gold, judge, profile, domains"
+        if self.noise_floor and not quality:
+            known = "tasks, gold, judge, domains"
+            yield ("noise_floor",), f"only quality is measured a second time; give at least one of {known}"
+        if not self.domains and self.domain_limit != _DOMAIN_LIMIT:
+            yield ("domain_limit",), "there are no domains that it could limit; name them in domains"
         if self.judge is not None:
             yield from ((("judge", *path), message) for path, message in self.judge.problems())
         if self.profile is not None and len(set(self.profile.batch_sizes)) < len(self.profile.batch_sizes):
@@ -284,6 +304,7 @@ class Constraint(Strict):
 
 
 _NEEDS = {
+    "domain_loss": "domains",
     "gold_reward": "gold",
     "kl": "gold",
     "rm_reward": "gold",
@@ -305,12 +326,16 @@ def objective_problem(name: str, measure: Measure, rewarded: Mapping[str, bool])
         rewarded: recipe → whether it makes a reward model.
     """
     task, dot, metric = name.rpartition(".")
+    if task == "domain" and metric:
+        if metric in measure.domains:
+            return None
+        return f"no domain {metric} is measured{suggestion(metric, measure.domains)}"
     if dot and metric:
         if task in measure.tasks:
             return None
         return f"no task {task} is measured{suggestion(task, measure.tasks)}"
     if name not in _NEEDS:
-        return f"unknown objective{suggestion(name, _NEEDS)}, or <task>.<metric>"
+        return f"unknown objective{suggestion(name, _NEEDS)}, or <task>.<metric> or domain.<domain>"
     need = _NEEDS[name]
     if not getattr(measure, need) or (need == "judge" and not getattr(measure.judge, name)):
         return f"{name} needs measure.{need}{'.' + name + ': true' if need == 'judge' and measure.judge else ''}"

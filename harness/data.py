@@ -32,6 +32,9 @@ TRAINING_SETS: dict[str, tuple[str, str]] = {
     "instructions": ("local/constraints", "instructions"),
     "preferences": ("local/constraints", "preferences"),
     "prompts": ("local/constraints", "prompts"),
+    "medical": ("local/domains", "medical"),
+    "legal": ("local/domains", "legal"),
+    "education": ("local/domains", "education"),
 }
 """Names of the bundled training sets → (dataset, config). They come from the bundle whatever `data` says."""
 
@@ -164,7 +167,7 @@ def load_training_set(name: str, kind: DatasetKind, source: DataSource, split: s
     """Load a training set in TRL's conversational columns for its kind, with a fingerprint of its rows.
 
     Args:
-        name: a bundled name (`instructions`, `preferences`, `prompts`) or `<org>/<dataset>[:config[:split]]`.
+        name: a bundled name (`TRAINING_SETS`) or `<org>/<dataset>[:config[:split]]`.
         split: the split of a bundled name; another dataset's split stands in its name (`train` by default).
 
     Returns:

@@ -8,16 +8,16 @@ from harness.data import Half
 from harness.execute import Item, ItemKind, JudgeSpec, MeasureSpec
 from harness.keys import content_key
 from harness.provenance import versions
-from harness.resolve import Facts, Models
+from harness.resolve import Facts, Models, Run, policies
 from harness.suite import Suite
 from harness.targets import RUNTIMES, Target
 
-__all__ = ["Answered", "ItemKind", "final_kinds", "measure_specs", "pair_specs"]
+__all__ = ["Answered", "AtStep", "ItemKind", "final_kinds", "measure_specs", "pair_specs", "step_specs"]
 
 
 def final_kinds(suite: Suite, seed: int) -> frozenset[ItemKind]:
     """What a final run of this seed is measured for."""
-    kinds: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "judge_check", "profile"})
+    kinds: frozenset[ItemKind] = frozenset({"task", "gold", "judge", "judge_check", "profile", "domain"})
     # A seed does not change the architecture, whose latency and memory are: one seed is profiled.
     return kinds if seed == suite.seeds[0] else kinds - {"profile"}
 
@@ -112,6 +112,10 @@ def _quality_items(
                 item("task", leaf, numerics, {"of": name, **asked}, fingerprint=dict(found), scorer=suite.scorer)
                 for leaf, found in leaves.items()
             ]
+    if "domain" in kinds:
+        for name, fingerprint in facts.domains.items():
+            asked = {"dataset": suite.measure.domains[name], "limit": suite.measure.domain_limit}
+            items.append(item("domain", f"domain.{name}", numerics, asked, fingerprint=fingerprint))
     judge = suite.measure.judge
     if judge is None:
         return items
@@ -132,6 +136,38 @@ def _quality_items(
             named = {**settings, "judge": one.name}
             items.append(Item(key=key, kind="judge_check", task="judge_check", settings=named, artifact=one.key))
     return items
+
+
+@dataclass(frozen=True)
+class AtStep:
+    """The measurements on domains of one policy on the way of a run: 0 is the base model, then after each step."""
+
+    position: int
+    step: str
+    artifact: str
+    target: Target
+    spec: MeasureSpec
+
+
+def step_specs(facts: Facts, run: Run) -> list[AtStep]:
+    """What a final run is asked on domains after each of its steps, the base model's and the final policy's included.
+
+    Each on the target by which it is compared; keys do not know of the steps, so that recipes share what they share.
+    """
+    if not facts.domains:
+        return []
+    found = []
+    passed = policies(facts, run)
+    for position, policy in enumerate(passed):
+        reference = policy.reference
+        artifact = facts.models[reference.removeprefix("model:")] if reference.startswith("model:") else reference
+        models = Models(policy=reference, artifact=artifact, reward=None, base=f"model:{run.model}")
+        # Only the last can be an export, for a target of its own.
+        recipe = run.recipe if position == len(passed) - 1 else "base"
+        label = f"{run.recipe} seed {run.seed}: measuring after {policy.step}"
+        specs = measure_specs(facts, recipe, models, ("final",), frozenset({"domain"}), label)
+        found.append(AtStep(position, policy.step, artifact, *specs[0]))
+    return found
 
 
 @dataclass(frozen=True)

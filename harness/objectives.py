@@ -20,7 +20,7 @@ _OF_PROFILE = {"latency_ms": "e2e_ms", "peak_memory_mb": "peak_rss_mb", "weight_
 
 # As the view `scores` has it, but for these measurements alone: a trial does not wait for the averages of all others.
 _FIGURES = """
-    SELECT CASE m.kind WHEN 'task' THEN m.task ELSE m.kind END AS task, f.metric, f."value", f.n FROM (
+    SELECT CASE WHEN m.kind IN ('task', 'domain') THEN m.task ELSE m.kind END AS task, f.metric, f."value", f.n FROM (
         SELECT measurement, metric, avg(score) AS "value", count(*) AS n FROM (
             SELECT measurement, metric, score FROM raw.samples
             WHERE half = 'tune' AND list_contains($keys, measurement)
@@ -43,6 +43,8 @@ def kinds_of(names: Iterable[str]) -> frozenset[ItemKind]:
             kinds.add("judge")
         elif name in _OF_PROFILE:
             kinds.add("profile")
+        elif name == "domain_loss" or name.startswith("domain."):
+            kinds.add("domain")
         else:
             kinds.add("task")
     return frozenset(kinds)
@@ -81,6 +83,11 @@ def _value(suite: Suite, name: str, scores: list[tuple[str, str, float, int]]) -
         parts = [_task(scores, task, None) for task in suite.measure.tasks]
         known = [p for p in parts if p is not None]
         return sum(known) / len(known) if len(known) == len(parts) and known else None
+    if name == "domain_loss":
+        losses = [v for t, m, v, _ in scores if t.startswith("domain.") and m == "loss"]
+        return sum(losses) / len(losses) if len(losses) == len(suite.measure.domains) else None
+    if name.startswith("domain."):
+        return next((v for t, m, v, _ in scores if t == name and m == "loss"), None)
     if "." in name:
         task, _, metric = name.rpartition(".")
         return _task(scores, task, metric)

@@ -9,7 +9,7 @@ from harness.data import Half
 from harness.execute import StageSpec
 from harness.folders import Folders
 from harness.history import ended_finals
-from harness.measurements import ItemKind, final_kinds
+from harness.measurements import ItemKind, final_kinds, step_specs
 from harness.objectives import kinds_of
 from harness.proxy import proxy_of
 from harness.resolve import Facts, Run, chain
@@ -134,6 +134,7 @@ class _Count:
                 # A final run without a result is kept until it is retried.
                 if (recipe, model, number, seed) not in self._kept:
                     self._ask(run, "final", final_kinds(suite, seed))
+                    self._found.measurements |= {i.key for at in step_specs(self._facts, run) for i in at.spec.items}
                     yield from chain(self._facts, run)
         elif not state.over or ((proxy := proxy_of(suite)) is not None and proxy.recipe == recipe):
             # What stands before the first searched step is decided, for every seed.

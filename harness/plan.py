@@ -140,6 +140,7 @@ def gather_facts(
             raise UserError(f"measure.gold.dataset: {suite.measure.gold.dataset!r} has no column constraints")
         check_gold(suite.measure.gold.dataset, rows)
         gold = {"rows": fingerprint}
+    domains = _domains(suite, source)
     judge = quality = None
     if (judging := suite.measure.judge) is not None:
         from harness.measure.judge import judge_fingerprint, quality_fingerprint
@@ -160,8 +161,37 @@ def gather_facts(
         gold=gold,
         judge=judge,
         quality=quality,
+        domains=domains,
         machine=machine(),
     )
+
+
+def _domains(suite: Suite, source: DataSource) -> dict[str, str]:
+    """Domain → fingerprint of its documents, none of which is trained on.
+
+    Raises:
+        UserError: a document is a row of a training set, answer and all.
+    """
+    found: dict[str, str] = {}
+    if not suite.measure.domains:
+        return found
+    from harness.measure.domains import domain_documents, domain_fingerprint, domain_overlap
+
+    names = [name for name, kind in training_sets(suite) if kind == "instructions"]
+    trained = {name: load_training_set(name, "instructions", source)[0] for name in names}
+    limit = suite.measure.domain_limit
+    for domain, dataset in suite.measure.domains.items():
+        rows, _ = load_training_set(dataset, "instructions", source, split="test")
+        documents = domain_documents(rows, limit)
+        for name, own in trained.items():
+            if known := domain_overlap(documents, own):
+                place = suite.place("measure", "domains", domain)
+                raise UserError(
+                    f"{place}: measure.domains.{domain}: {known} of {len(documents)} documents of {dataset!r} are rows "
+                    f"of {name!r}, which a step trains on; name the held-out split, as in <org>/<dataset>:config:test"
+                )
+        found[domain] = domain_fingerprint(rows, limit)
+    return found
 
 
 def make_plan(suite: Suite, facts: Facts, results: Path, outlook: Outlook | None = None) -> Plan:

@@ -66,6 +66,8 @@ def run_measurements(spec: MeasureSpec, results: Path, log: Log) -> None:
             work.judge_check(item)
         elif item.kind == "pairs":
             work.pairs(item)
+        elif item.kind == "domain":
+            work.domain(item)
         elif item.kind == "profile":
             work.profile(item)
 
@@ -269,6 +271,16 @@ class _Work:
         voters = [self.voter(judge) for judge in self.spec.judges]
         rows = measure_pairs(of_a, of_b, voters, a, b, limit=limit, progress=self.tick)
         self.save(item, "pair_votes", rows, time.monotonic() - started)
+
+    def domain(self, item: Item) -> None:
+        from harness.measure.domains import domain_documents, measure_domain
+
+        started = time.monotonic()
+        rows, _ = load_training_set(str(item.settings["dataset"]), "instructions", self.source, split="test")
+        documents = domain_documents(rows, item.settings["limit"])
+        loaded = self.load(self.spec.model)
+        found = measure_domain(loaded, documents, self.spec.halves, progress=self.tick, repeat=self.spec.repeat)
+        self.save(item, "samples", found, time.monotonic() - started)
 
     def profile(self, item: Item) -> None:
         from harness.measure.profile import measure_profile

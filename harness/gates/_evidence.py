@@ -225,7 +225,7 @@ def _asked(runs: "pl.DataFrame", answers: "pl.DataFrame", recorded: Mapping[str,
         return
     # A suite asks for a group such as mmlu by one name, under which its subjects are told apart as leaves.
     names = [
-        str(settings_of(settings).get("of") or task) if kind == "task" else str(kind)
+        str(settings_of(settings).get("of") or task) if kind in ("task", "domain") else str(kind)
         for kind, task, settings in runs.select("kind", "task", "settings").iter_rows()
     ]
     runs = runs.with_columns(pl.Series("name", names, dtype=pl.String))

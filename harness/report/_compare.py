@@ -176,8 +176,13 @@ def objective_source(facts: Facts, objective: str) -> list[tuple[str, str]]:
         return [("gold", objective)]
     if objective in ASPECTS:
         return [("judge", objective)]
+    domains = [(group, metric) for group, metric in main_metrics(facts) if group.startswith("domain.")]
     if objective == "score":
-        return main_metrics(facts)
+        return [one for one in main_metrics(facts) if one not in domains]
+    if objective == "domain_loss":
+        return domains
+    if (objective, "loss") in domains:
+        return [(objective, "loss")]
     group, dot, metric = objective.rpartition(".")
     return [(group, metric)] if dot else []
 

@@ -90,6 +90,7 @@ _SAID = (
     _text("words", "what the judge said, where it is asked for words", nullable=True, varied=True),
     _float("cost", "what the vote cost, in the currency of the endpoint's prices", nullable=True),
 )
+_KINDS = ("task", "gold", "judge", "pairs", "judge_check", "profile", "domain")
 _SAID_WHILE_MAKING = ("answer", "sample", "critique", "revision", "label", "demonstration")
 _AT = Column("at", "time", "when it was recorded, UTC")
 _RUN = (_SWEEP, _RECIPE, _MODEL, _TRIAL, _SEED)
@@ -180,13 +181,25 @@ _ALL = (
         ),
     ),
     Table(
+        "step_links",
+        "which measurement on a domain each final run has after each of its steps, for forgetting",
+        (
+            *_RUN,
+            _int("position", "how many steps that make a policy stand before it: 0 is the base model"),
+            _text("step", "the step that made the policy; base for none"),
+            _ARTIFACT,
+            _text("target", "the target's name in the suite"),
+            _MEASUREMENT,
+        ),
+    ),
+    Table(
         "measurements",
         "one row per measurement: one artifact on one target under one measure",
         (
             _MEASUREMENT,
             _ARTIFACT,
             _json("target", "the target's numerics: device, dtype, backend, attention"),
-            _text("kind", "kind of measure", choices=("task", "gold", "judge", "pairs", "judge_check", "profile")),
+            _text("kind", "kind of measure", choices=_KINDS),
             _text("task", "the task's name; the kind for the other kinds"),
             _json("settings", "settings of the measure: few-shot count, limit, prompt and output lengths"),
             _text("data", "label of the data source"),

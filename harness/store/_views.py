@@ -80,7 +80,7 @@ LONGEST_UNFINISHED = """
 """Of each stage that never completed, the curve that came furthest."""
 
 # A gold or judge measurement goes by its kind, whatever its writer called the task.
-_TASK = "CASE m.kind WHEN 'task' THEN m.task ELSE m.kind END AS task"
+_TASK = "CASE WHEN m.kind IN ('task', 'domain') THEN m.task ELSE m.kind END AS task"
 
 _ALL = (
     View(
@@ -172,6 +172,37 @@ _ALL = (
         SELECT l.artifact, l.target, {_TASK}, s.document, s.half, s.metric, s.score, s.response, s.expected, s.prompt,
             s.measurement
         FROM raw.samples s JOIN raw.measurements m USING (measurement) JOIN {_TARGETS} l USING (measurement)
+        """,
+    ),
+    View(
+        "forgetting",
+        "One row per final run, step of its recipe that makes a policy, domain and metric: how well the policy of that "
+        "moment does on the domain's final documents.",
+        {
+            **_RUN_TEXT,
+            "step": "how many steps that make a policy it has been through: 0 is the base model",
+            "step_name": "the step that made the policy; base for none",
+            "artifact": "key of the policy's artifact",
+            "target": "the target's name",
+            "domain": "the domain's name in the suite",
+            "metric": "loss (nats per token of the answer) or token_accuracy",
+            "value": "mean over documents",
+            "n": "number of documents",
+            "measurement": "content key of the measurement",
+        },
+        f"""
+        WITH links AS (
+            SELECT r.*, substr(m.task, 8) AS domain
+            FROM (SELECT *, 'final' AS phase FROM raw.step_links) r JOIN raw.measurements m USING (measurement)
+            WHERE m.kind = 'domain' AND NOT ({_ANOTHER_WAS_CHOSEN})
+            QUALIFY row_number() OVER (
+                PARTITION BY r.sweep, r.recipe, r.model, r.seed, r."position", m.task
+                ORDER BY r.batch DESC, r.batch_row DESC
+            ) = 1
+        )
+        SELECT l.sweep, l.recipe, l.model, l.trial, l.seed, l."position" AS step, l.step AS step_name, l.artifact,
+            l.target, l.domain, s.metric, avg(s.score) AS "value", count(*) AS n, l.measurement
+        FROM links l JOIN raw.samples s USING (measurement) WHERE s.half = 'final' GROUP BY ALL
         """,
     ),
     View(

@@ -17,7 +17,7 @@ from harness.errors import MeasurementError, StorageError
 from harness.execute import Executor, StageSpec
 from harness.folders import Folders
 from harness.history import history, next_batch, owners, past_trial
-from harness.measurements import Answered, ItemKind, final_kinds, measure_specs, pair_specs
+from harness.measurements import Answered, ItemKind, final_kinds, measure_specs, pair_specs, step_specs
 from harness.objectives import kinds_of, values_of
 from harness.plan import Plan
 from harness.progress import Display
@@ -275,7 +275,22 @@ class _Sweep:
             seconds = time.monotonic() - started
             self.records.trial(run, trial, "final", "complete", models=models, seconds=seconds)
             self.display.note(f"{run.recipe} seed {run.seed}: measured")
+        await self._steps(run, trial)
         return True
+
+    async def _steps(self, run: Run, trial: int) -> None:
+        """Measure a final run on the domains after each of its steps."""
+        steps = step_specs(self.facts, run)
+        outcomes = await asyncio.gather(*(self.work.measure(at.spec) for at in steps), return_exceptions=True)
+        for at, outcome in zip(steps, outcomes, strict=True):
+            if outcome is None:
+                self.records.at_step(run, trial, at)
+            elif isinstance(outcome, FailedRunError):
+                # The run keeps its figures: what is missing is what it knew on the way.
+                self._fail(run, trial, outcome)
+                self.failures.append(f"{run.recipe} after {at.step}: forgetting is not known: {outcome.result.message}")
+            else:
+                raise outcome
 
     async def _train(self, run: Run, trial: int, specs: Sequence[StageSpec]) -> None:
         for position, spec in enumerate(specs):

@@ -7,6 +7,7 @@ from typing import Literal
 from harness.data import Half
 from harness.execute import MeasureSpec, StageSpec
 from harness.history import ended_finals
+from harness.measurements import AtStep
 from harness.plan import Plan
 from harness.provenance import environment
 from harness.resolve import Models, Run
@@ -44,6 +45,7 @@ class Records:
             *store.query(f"SELECT {run}, stage FROM raw.stage_links {mine}").rows(),
             *store.query(f"SELECT {run}, phase, target, measurement FROM raw.measurement_links {mine}").rows(),
             *store.query(f"SELECT {run}, target, measurement, repeats FROM raw.repeat_links {mine}").rows(),
+            *store.query(f"SELECT {run}, 'step', position, measurement FROM raw.step_links {mine}").rows(),
         }
 
     def sweep(self, state: SweepState, not_done: Sequence[str] = ()) -> None:
@@ -145,6 +147,16 @@ class Records:
             if (run.recipe, run.model, trial, run.seed, target.name, second.key, first.key) not in self._linked
         ]
         self._store.append("repeat_links", links)
+
+    def at_step(self, run: Run, trial: int, at: AtStep) -> None:
+        """The run has these measurements on domains at this step."""
+        links = [
+            {**self._where(run, trial), "position": at.position, "step": at.step, "artifact": at.artifact}
+            | {"target": at.target.name, "measurement": item.key}
+            for item in at.spec.items
+            if (run.recipe, run.model, trial, run.seed, "step", at.position, item.key) not in self._linked
+        ]
+        self._store.append("step_links", links)
 
     def failure(self, run: Run, trial: int, error: FailedRunError) -> None:
         """The run has ended without a result."""
