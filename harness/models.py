@@ -261,11 +261,16 @@ def load_model(
 
 
 def _with_adapter(model: "PreTrainedModel", adapter: Path) -> "PreTrainedModel":
-    """The model with a LoRA adapter beside its weights: the same class, its linear layers wrapped."""
+    """The model with an adapter beside its weights: the same class, its linear layers wrapped or a prompt before it."""
     from peft import PeftModel
 
     if not (adapter / "adapter_model.safetensors").is_file():
         raise UserError(f"{adapter} holds no adapter_model.safetensors (other weight formats can run code)")
+    if json.loads((adapter / "adapter_config.json").read_text()).get("peft_type") == "PROMPT_TUNING":
+        from harness._soft_prompt import attach_soft_prompt
+
+        attach_soft_prompt(model, adapter)
+        return model
     # Without the cast adapters of a 16-bit model would stay in float32, and be measured so.
     found = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).to(model.dtype)
     base: PreTrainedModel = found.get_base_model()

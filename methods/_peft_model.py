@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness._soft_prompt import check_soft_prompt
 from harness.errors import UserError
 from methods._peft import PeftParams
 
@@ -74,6 +75,7 @@ def _config(model: "PreTrainedModel", params: PeftParams, task: Task) -> "PeftCo
 
     saved = ["score"] if task == "SEQ_CLS" else None
     if params.adapter == "prompt_tuning":
+        check_soft_prompt(model)
         # The paper found vectors of the vocabulary a better start than random ones.
         return peft.PromptTuningConfig(
             num_virtual_tokens=params.prompt_tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type=task

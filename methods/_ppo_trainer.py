@@ -58,6 +58,7 @@ class Trainer:
         figures = {
             **{f"final_{k}": metrics[k] for k in ("reward", "kl", "entropy", "length", "eos_fraction")},
             **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
+            **self.learner.compute(),
             **meter.figures(),
             "optimizer_state_mb": state_mb(self.learner.optimizer),
             "iterations": float(iterations),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.method import Context
+from methods._compute import Compute
 from methods._optimizer import make_optimizer, set_rate, spread_rates
 from methods._ppo_experience import Experience, shuffled
 from methods._ppo_math import finite, masked_mean, policy_loss, value_loss
@@ -31,7 +32,10 @@ class Learner:
         value_module = value_model.model if value_model is not None else head
         self.value_weights: list[nn.Parameter] = list(value_module.parameters()) if value_module is not None else []
         self.zeros = KeptZeros(models.trained)
+        self.trained_tokens = 0
+        """Of prompts and responses, in passes that a gradient was taken of."""
         self._modules = [models.trained] + ([value_model.model] if value_model is not None else [])
+        self._compute = [Compute(module) for module in self._modules]
         if params.gradient_checkpointing and not all(m.supports_gradient_checkpointing for m in self._modules):
             raise UserError(
                 f"{type(models.trained).__name__} cannot recompute its layers; leave gradient_checkpointing out"
@@ -53,6 +57,12 @@ class Learner:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             set_rate(group, rate * factor)
         return self.rates[0] * factor
+
+    def compute(self) -> dict[str, float]:
+        """What training has taken so far, a value model's part included: see `Compute.figures`; and `train_tokens`."""
+        parts = [c.figures(self.trained_tokens, recomputed=self.params.gradient_checkpointing) for c in self._compute]
+        totals = {name: sum(part[name] for part in parts) for name in parts[0]}
+        return {"train_tokens": float(self.trained_tokens), **totals}
 
     def update(self, experience: Experience) -> dict[str, float]:
         """Train on a batch for `epochs` passes, or until it is past `max_kl` from the sampling policy.
@@ -98,6 +108,8 @@ class Learner:
             last = place == len(parts) - 1
             if last and params.max_kl is not None and measured["approximate_kl"] > params.max_kl:
                 return measured, False
+            self.trained_tokens += sum(len(experience.prompts[i]) for i in part.tolist())
+            self.trained_tokens += int(experience.rollout.mask[part].sum())
             (share * loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         # A value model has its own norm: its early, large errors must not shrink the policy's steps.
         groups = [self.policy_weights, self.value_weights]

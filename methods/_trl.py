@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.errors import InfeasibleError, UserError
 from harness.method import Context, Inputs
+from methods._compute import Compute
 from methods._meter import Meter
 from methods._optimizer import OptimizerParams, choose_optimizer, optimizer_arguments, state_mb
 from methods._peft import PeftParams
@@ -167,7 +168,8 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
 
     Returns:
         `steps`; `train_tokens` (prompt and completion, without padding); `final_loss`, the mean over the last tenth
-        of the steps; `optimizer_state_mb`, and the meter's `step_ms`, `train_peak_mb`, … where they are known.
+        of the steps; `trained_parameters` and `train_flops` (see `Compute`); `optimizer_state_mb`, and the meter's
+        `step_ms`, `train_peak_mb`, … where they are known.
 
     Raises:
         UserError: adapters on a model that was pruned weight by weight.
@@ -181,6 +183,7 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
     base = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
     trainer.remove_callback(PrinterCallback)
     choose_optimizer(trainer)
+    compute = Compute(trainer.model)
     meter = Meter(trainer.args.device.type)
     zeros = KeptZeros(trainer.model)
     trainer.add_callback(_make_callback(context, steps, {**base, **names}, losses, meter, zeros))
@@ -190,9 +193,11 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
     if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters() if p.requires_grad):
         raise InfeasibleError(f"a weight is not finite after {steps} steps", step=steps)
     last = losses[-max(1, steps // 10) :]
+    tokens = float(trainer._total_train_tokens)
     return {
         "steps": float(trainer.state.global_step),
-        "train_tokens": float(trainer._total_train_tokens),
+        "train_tokens": tokens,
+        **compute.figures(tokens, recomputed=trainer.args.gradient_checkpointing),
         "final_loss": sum(last) / len(last),
         **figures,
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from harness._soft_prompt import soft_prompt
 from harness.measure.scoring._attention import AttentionPlan, KeyValues, attend
 from harness.measure.scoring._forward import forward
 
@@ -111,7 +112,8 @@ class Batch:
         # Rows with a common path stand side by side, so that its keys are read once for all of them.
         self.rows = sorted(rows, key=lambda r: (r.path, r.index))
         self._model = model
-        self._paths = {r.path: _joined(r.path, stored) for r in self.rows if r.path}
+        first = soft_prompt(model)
+        self._paths = {r.path: _joined(r.path, stored, first) for r in self.rows if r.path or first}
         if before is not None:
             self._paths |= {p: before._paths[p] for p in self._paths if p in before._paths}
         device = model.device
@@ -150,7 +152,7 @@ class Batch:
             high = low
             while high < len(self.rows) and self.rows[high].path == path:
                 high += 1
-            if path:
+            if path in self._paths:
                 found.append((low, high, self._paths[path]))
             low = high
         return found
@@ -170,8 +172,9 @@ class Batch:
         return logits
 
 
-def _joined(path: tuple[int, ...], stored: Mapping[int, KeyValues]) -> KeyValues:
-    if len(path) == 1:
-        return stored[path[0]]
-    layers = zip(*(stored[s] for s in path), strict=True)
+def _joined(path: tuple[int, ...], stored: Mapping[int, KeyValues], first: KeyValues | None) -> KeyValues:
+    parts = [*([] if first is None else [first]), *(stored[s] for s in path)]
+    if len(parts) == 1:
+        return parts[0]
+    layers = zip(*parts, strict=True)
     return [(torch.cat([p[0] for p in layer], 2), torch.cat([p[1] for p in layer], 2)) for layer in layers]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness._packed import PackedLinear
+from harness._soft_prompt import soft_prompt
 from harness.measure.scoring._attention import (
     NAME,
     AttentionPlan,
@@ -273,5 +274,7 @@ def _tree_plan(
         ranges.setdefault((low, high), []).append(part)
     for (low, high), parts in ranges.items():
         plan.share(low, high, parts)
+    if (before := soft_prompt(model)) is not None:
+        plan.share(0, at, [before])
     plan.gather()
     return plan, starts
