@@ -41,7 +41,8 @@ class KeptZeros:
             )
         # Below the head: a new head of a reward model begins with zeros that are there to be learned.
         for module in model.base_model.modules():
-            if isinstance(module, torch.nn.Linear):
+            # What is frozen keeps its zeros by itself.
+            if isinstance(module, torch.nn.Linear) and module.weight.requires_grad:
                 self._masks.append((module.weight, module.weight.detach() == 0))
 
     def restore(self) -> None:

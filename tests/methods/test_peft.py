@@ -354,3 +354,98 @@ def test_pissa_beside_the_weights_is_a_lora_of_twice_the_rank(tiny_model: Path, 
     with torch.no_grad():
         found = load_model(tmp_path / "saved").model(ids).logits
         torch.testing.assert_close(found, merged(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+# -- every method, and what trains beside -----------------------------------------------------------------------------
+
+PAIRS = ("dpo", "kto", "orpo", "cpo", "simpo")
+
+
+def trained_by(method: str, model: Path, scratch: Path, **settings: Any) -> tuple[Any, Log]:
+    log, found = Log(), find_method(method)
+    scratch.mkdir(exist_ok=True)
+    quick = {"steps": 2, "batch_size": 4, "warmup_fraction": 0.0, "learning_rate": 1e-2}
+    rows = instructions(16, 1) if method in ("sft", "distill") else preferences(16, 1)
+    inputs = make_inputs(model, rows)
+    (teacher := scratch / "teacher").symlink_to(model)
+    inputs.folders = {"policy": model, "teacher": teacher}
+    params = found.params.model_validate({**quick, **settings})
+    return found().run(inputs, params, make_context(scratch, log)), log
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_reward_model_learns_by_adapters_and_is_an_ordinary_one(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    from harness.models import save_model
+
+    trained, log = trained_by("reward_model", tiny_model, tmp_path, steps=25, head_learning_rate=1e-2, **KINDS[kind])
+    assert sum(log.values("loss")[-5:]) < 0.8 * sum(log.values("loss")[:5])
+    save_model(trained.model, trained.tokenizer, tmp_path / "saved")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        kept = load_model(tmp_path / "saved", head="reward").model(input_ids=ids).logits
+        torch.testing.assert_close(kept, trained.model(input_ids=ids).logits)
+    assert kept.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", sorted(EVERY))
+def test_demonstrations_are_learned(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    from tests.methods.helpers import held_out_loss
+
+    # Scales, and vectors before the input, can do little with random weights.
+    rate, least = {"ia3": (0.3, 0.1), "prompt_tuning": (0.3, 0.02), "lora_plus": (2e-3, 0.2)}.get(kind, (1e-2, 0.2))
+    settings = {"steps": 40, "batch_size": 8, "learning_rate": rate}
+    trained, _ = trained_by("sft", tiny_model, tmp_path, **settings, **EVERY[kind])
+    loaded = load_model(tiny_model)
+    model = trained.model
+    if kind == "prompt_tuning":
+        trained.write(tmp_path / "saved")
+        model = load_model(tmp_path / "saved").model
+    rows = instructions(16, 2)
+    assert held_out_loss(loaded, model, rows) < held_out_loss(loaded, loaded.model, rows) - least
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [*((m, k) for m in PAIRS for k in ("ia3", "prompt_tuning")), ("distill", "ia3"), ("distill", "pissa")],
+)
+def test_every_method_leaves_what_loads_as_it_was_trained(
+    tiny_model: Path, tmp_path: Path, method: str, kind: str
+) -> None:
+    extra = {"on_policy": 0.5, "max_new_tokens": 4, "alpha": 0.5} if method == "distill" else {}
+    trained, log = trained_by(method, tiny_model, tmp_path, **{**EVERY[kind], "lora_merge": False}, **extra)
+    trained.write(tmp_path / "saved")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        found, before = (load_model(folder).model(ids).logits for folder in (tmp_path / "saved", tiny_model))
+    assert (found - before).abs().max() > 1e-4
+    assert all(math.isfinite(value) for _, _, metrics in log.steps for value in metrics.values())
+
+
+@pytest.mark.parametrize("kind", ["dora", "pissa", "ia3", "prompt_tuning"])
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_recomputing_changes_nothing(tiny_model: Path, tmp_path: Path, kind: str, method: str) -> None:
+    from safetensors.torch import load_file
+
+    found = []
+    for on in (False, True):
+        settings = {**EVERY[kind], "lora_merge": False, "gradient_checkpointing": on}
+        trained, _ = trained_by(method, tiny_model, tmp_path / str(on), **settings)
+        trained.write(tmp_path / f"saved {on}")
+        found.append(load_file(tmp_path / f"saved {on}" / "adapter" / "adapter_model.safetensors"))
+    assert found[0].keys() == found[1].keys()
+    for name, weight in found[0].items():
+        torch.testing.assert_close(found[1][name], weight, atol=1e-5, rtol=1e-5)
+
+
+def test_a_soft_prompt_leaves_the_zeros_of_a_pruned_model_alone(tiny_model: Path, tmp_path: Path) -> None:
+    from harness.models import save_model
+
+    loaded = load_model(tiny_model)
+    loaded.model.config.sparse_weights = True
+    with torch.no_grad():
+        for name, weight in loaded.model.named_parameters():
+            if "proj" in name:
+                weight[:, ::2] = 0
+    save_model(loaded.model, loaded.tokenizer, tmp_path / "sparse")
+    trained, _ = trained_by("sft", tmp_path / "sparse", tmp_path, **PROMPT)
+    assert not moved(tmp_path / "sparse", trained)
