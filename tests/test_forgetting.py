@@ -1,5 +1,6 @@
 """Continual learning through a sweep: domains measured after each step, replay, EWC and merging by recipe."""
 
+import html
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,11 @@ from harness.measure.domains import domain_documents, measure_domain
 from harness.models import load_model
 from harness.objectives import values_of
 from harness.plan import Plan, gather_facts
+from harness.report import write_report
+from harness.report._forgetting import backward_transfer, ways
+from harness.report._html import number
+from harness.report._queries import read_facts
+from harness.report._words import span
 from harness.resolve import Run, chain
 from harness.store import Store
 from harness.suite import load_suite
@@ -181,6 +187,9 @@ def test_merging_takes_the_policies_of_its_own_recipe_or_of_the_named_ones(suite
     assert suite.needs("ties") == ["sequential", "kept"]
 
 
+LOSS = "objectives={domain_loss: minimize}"
+
+
 def _refused(suite_file: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as error:
         gather_facts(load_suite(suite_file, overrides))
@@ -212,7 +221,7 @@ def test_rows_that_are_trained_on_cannot_be_held_out(suite_file: Path, tmp_path:
     folder.mkdir(parents=True)
     rows, _ = load_training_set("medical", "instructions", DataSource("bundled"))
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    said = _refused(suite_file, f"data={tmp_path / 'data'}", "measure.domains={mine: some/set}")
+    said = _refused(suite_file, f"data={tmp_path / 'data'}", "measure.domains={mine: some/set}", LOSS)
     assert "12 of 12 documents of 'some/set' are rows of 'medical', which a step trains on" in said
 
 
@@ -233,3 +242,36 @@ def test_the_bundled_domains_share_no_fact_between_their_splits(domain: str) -> 
     assert not [row for row in train if any(what in row["completion"][0]["content"] for what in whats)]
     assert not {json.dumps(r["prompt"]) for r in train} & {json.dumps(r["prompt"]) for r in test}
     assert math.isclose(sum(d.half == "final" for d in domain_documents(test)) / len(test), 0.5, abs_tol=0.2)
+
+
+def test_the_report_shows_the_matrix_of_every_recipe_with_two_steps(ran: tuple[Path, Plan], tmp_path: Path) -> None:
+    results, plan = ran
+    store = Store(results)
+    path = write_report(store, plan.sweep, tmp_path)
+    with store.reading():
+        facts = read_facts(store, plan.sweep)
+        found = {way.who.label: way for way in ways(store, facts)}
+    assert set(found) == {"sequential", "kept", "averaged"}
+    way = found["sequential"]
+    assert list(way.steps) == ["base", "sft on medical", "sft_2 on legal"]
+    assert list(way.trained) == ["", "medical", "legal"]
+    assert list(way.domains) == ["medical", "legal"]
+    # One measurement of the base model, two trainings.
+    assert {len(s) for s in way.scores["loss"][0, "medical"].values()} == {1}
+    assert {len(s) for s in way.scores["loss"][1, "medical"].values()} == {2}
+    assert found["averaged"].trained[-1] == ""
+    shown = dict(
+        _rows(
+            results,
+            "SELECT domain, avg(value) FROM forgetting WHERE recipe = 'sequential' AND step = 2 "
+            "AND metric = 'loss' GROUP BY domain",
+        )
+    )
+    page = html.unescape(path.read_text(encoding="utf-8"))
+    part = page[page.index(">Forgetting<") : page.index('id="search-part"')]
+    assert all(f">{number(value)}" in part for value in shown.values())
+    # Of two matrices; the note explains the mark. What is learned last by averaged is not among the domains.
+    assert part.count("◆") == 2 * (2 + 2 + 3) + 1
+    transfer = backward_transfer(way)
+    assert transfer is not None
+    assert span(transfer.low, transfer.high) in part

@@ -10,6 +10,7 @@ from harness.report._drilldown import drill_down
 from harness.report._figures import benchmarks, frontier, overoptimisation, profiles, ratings
 from harness.report._filter import recipe_filter
 from harness.report._flags import flags
+from harness.report._forgetting import forgetting
 from harness.report._html import Html, join, json_script, tag
 from harness.report._interactions import interactions
 from harness.report._judges import judges
@@ -111,7 +112,11 @@ def page(store: "Store", facts: Facts, *, found: "Checked | None", samples: int,
             *(place(f(facts), heading=True) for f in (frontier, overoptimisation)),
         ),
         part(
-            "quality", "What was kept and lost", None, *(place(f(facts), heading=True) for f in (benchmarks, ratings))
+            "quality",
+            "What was kept and lost",
+            None,
+            *(place(f(facts), heading=True) for f in (benchmarks, ratings)),
+            forgetting(store, facts),
         ),
         part("search-part", "Tuning", None, tabs("tuning", searched)),
         part("training-part", "Training curves", None, place(training(facts)), training_cost(facts)),
