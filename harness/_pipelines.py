@@ -89,4 +89,42 @@ PIPELINES: Mapping[str, Pipeline] = {
             ),
         ),
     ),
+    "claude": Pipeline(
+        # Four critiques and revisions of each answer, sampled at temperature 1; fine-tuning on the revisions at a
+        # constant rate, one epoch of 183k; then two samples a prompt labelled by the feedback model with a principle
+        # drawn for each, a preference model on these labels, and RL against it (as Bai et al. 2022, arXiv:2204.05862:
+        # KL penalty 0.001, batches of 512). Its rates are relative to those of pretraining; these are InstructGPT's.
+        "Bai et al. 2022, arXiv:2212.08073",
+        (
+            ("critique_revision", {"rounds": 4, "prompts": 182_831, "temperature": 1.0, "max_new_tokens": 512}),
+            (
+                "sft",
+                {
+                    "dataset": "made",
+                    "learning_rate": 9.65e-6,
+                    "batch_size": 32,
+                    "gradient_accumulation": 32,
+                    "steps": 178,
+                    "lr_scheduler": "constant",
+                },
+            ),
+            ("ai_preferences", {"judge": "self", "prompts": 182_831, "temperature": 1.0, "max_new_tokens": 512}),
+            (
+                "reward_model",
+                {"dataset": "made", "learning_rate": 9e-6, "batch_size": 32, "gradient_accumulation": 16, "steps": 357},
+            ),
+            (
+                "ppo",
+                {
+                    "learning_rate": 9.65e-6,
+                    "kl_coef": 0.001,
+                    "rollout_batch_size": 512,
+                    "minibatch_size": 64,
+                    "iterations": 500,
+                    "max_new_tokens": 512,
+                    "value": "model",
+                },
+            ),
+        ),
+    ),
 }
