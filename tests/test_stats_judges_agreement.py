@@ -1,5 +1,6 @@
 """Agreement is that of the libraries; biases, drift and outliers are found where there are any."""
 
+import krippendorff
 import numpy as np
 import pytest
 from scipy import stats as reference
@@ -28,6 +29,8 @@ from harness.stats import (
     self_rating,
     verbosity,
 )
+from harness.stats._agreement import Level, _alphas
+from harness.stats._resampled import prompt_counts
 
 
 def _rows(table: np.ndarray, model: str = "m") -> list[Rating]:
@@ -56,6 +59,24 @@ def test_alpha_of_krippendorffs_own_example() -> None:
         assert isinstance(found, Interval)
         assert found.value == pytest.approx(expected, abs=5e-4)
         assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
+def test_alpha_of_resamples_made_at_once_is_the_librarys_of_each(level: Level) -> None:
+    random = np.random.default_rng(3)
+    prompts, values = 12, np.array([0.5, 1.0, 2.0, 4.0])
+    members = np.sort(random.integers(prompts, size=30))
+    table = random.multinomial(1, [0.1, 0.2, 0.3, 0.4], size=30) + random.multinomial(2, [0.25] * 4, size=30)
+    counts = np.concatenate([prompt_counts(prompts, 40, 1), np.zeros((1, prompts))])
+    # The last has one answer only, whose raters agree.
+    table[0], counts[-1, members[0]] = [0, 0, 3, 0], 1.0
+    table[1:][members[1:] == members[0]] = [0, 0, 3, 0]
+    found = _alphas(table, members, counts, values, level)
+    for alpha, drawn in zip(found[:-1], counts, strict=False):
+        repeated = np.repeat(table, drawn[members].astype(int), axis=0)
+        expected = krippendorff.alpha(value_counts=repeated, value_domain=values, level_of_measurement=level)
+        assert alpha == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(found[-1])
 
 
 def test_kappa_is_that_of_scikit_learn_and_chance_is_zero() -> None:

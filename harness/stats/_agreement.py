@@ -72,17 +72,65 @@ def krippendorff_alpha(
     prompts, members = numbered(item.partition("\0")[0] for item in items)
 
     def estimate(counts: Array) -> Array:
-        return np.array([_alpha(np.repeat(table, row[members].astype(np.int64), axis=0)) for row in counts])
-
-    def _alpha(drawn: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> float:
-        used = drawn.sum(axis=0) > 0
-        if int(used.sum()) < 2:
-            return math.nan
-        return float(
-            krippendorff.alpha(value_counts=drawn[:, used], value_domain=domain[used], level_of_measurement=level)
-        )
+        # The figure itself is the library's; the resamples around it are made at once.
+        if len(counts) == 1:
+            alpha = krippendorff.alpha(value_counts=table, value_domain=domain, level_of_measurement=level)
+            return np.array([float(alpha)])
+        return _alphas(table, members, counts, domain, level)
 
     return resampled_interval(estimate, len(prompts), confidence, resamples, seed, (-1.0, 1.0))
+
+
+_BLOCK = 4_000_000
+"""Entries of the coincidences that are in memory at once."""
+
+
+def _alphas(
+    table: "np.ndarray[tuple[int, int], np.dtype[np.int64]]",
+    members: "np.ndarray[tuple[int], np.dtype[np.intp]]",
+    counts: Array,
+    values: Array,
+    level: Level,
+) -> Array:
+    """Krippendorff's alpha of every resample at once, where the library takes one after another.
+
+    Coincidences add up over answers, so those of a resample are the prompts' own, times how often each is drawn. An
+    ordinal difference is that of midranks.
+
+    Args:
+        table: how often each value was given, shape (answers, values).
+        members: each answer's prompt.
+        counts: how often each prompt is drawn, shape (resamples, prompts).
+        values: in order.
+        level: of measurement.
+
+    Returns:
+        Shape (resamples,); NaN where fewer than two values were given.
+    """
+    given = table.astype(np.float64)
+    kinds = values.size
+    share = 1 / (given.sum(axis=1) - 1)
+    flat = np.zeros((len(counts), kinds * kinds))
+    for start in range(0, len(given), rows := max(1, _BLOCK // kinds**2)):
+        block, scale = given[start : start + rows], share[start : start + rows, None]
+        pairs = np.einsum("ac,ak->ack", block, block * scale)
+        pairs[:, np.arange(kinds), np.arange(kinds)] -= block * scale
+        flat += counts[:, members[start : start + rows]] @ pairs.reshape(len(block), -1)
+    together = flat.reshape(-1, kinds, kinds)
+    often = together.sum(axis=2)
+    total = often.sum(axis=1)
+    if level == "nominal":
+        observed = total - np.einsum("rcc->r", together)
+        expected = (total**2 - (often**2).sum(axis=1)) / (total - 1)
+    else:
+        places = often.cumsum(axis=1) - often / 2 if level == "ordinal" else np.broadcast_to(values, often.shape)
+        places = places - (often * places).sum(axis=1, keepdims=True) / total[:, None]
+        squares = (often * places**2).sum(axis=1)
+        observed = 2 * (squares - np.einsum("rc,rck,rk->r", places, together, places))
+        expected = 2 * squares * total / (total - 1)
+    alone = (often > 0).sum(axis=1) < 2
+    alphas: Array = np.where(alone, math.nan, 1 - observed / np.where(alone, 1.0, expected))
+    return alphas
 
 
 def cohens_kappa(
