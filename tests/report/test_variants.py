@@ -150,7 +150,9 @@ def test_what_this_machine_lacks_is_said(store: Store, tmp_path: Path) -> None:
 def test_the_memory_of_training_stands_beside_its_settings(store: Store, tmp_path: Path) -> None:
     assert training_cost(read_facts(store, SWEEP)) is None
     metrics = {"step_ms": 1234.5, "train_peak_mb": 678.9, "optimizer_state_mb": 0.25}
+    metrics |= {"trained_parameters": 4884480.0, "train_flops": 1.5e12}
     params = {"batch_size": 4, "gradient_checkpointing": True, "optimizer": "adafactor", "lora_rank": 0}
+    params |= {"adapter": "dora"}
 
     def measured(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(
@@ -159,7 +161,9 @@ def test_the_memory_of_training_stands_beside_its_settings(store: Store, tmp_pat
 
     derived = derive(store, tmp_path / "results", {"stages": measured})
     found = str(training_cost(read_facts(derived, SWEEP)))
-    for part in ("1234.5", "678.9", "gradient_checkpointing on", "optimizer adafactor"):
+    for part in ("1234.5", "678.9", "gradient_checkpointing on", "optimizer adafactor", "adapter dora"):
+        assert part in found
+    for part in ("weights trained", "4,884,480", "operations of training, 10¹²", "1.500"):
         assert part in found
     assert "lora_rank" not in found
     assert "GPU peak" not in found
