@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_a_view_has_the_columns_it_documents(store: Store, name: str) -> None:
     frame = store.query(f"FROM {name}")
     assert frame.columns == list(VIEWS[name].columns)
-    assert frame.height > 0 or name in ("rungs", "noise", "requests", "generations")
+    assert frame.height > 0 or name in ("rungs", "noise", "requests", "forgetting", "generations")
     told = store.query("SELECT column_name, description FROM dictionary WHERE view_name = ?", [name]).rows()
     assert dict(told) == {None: VIEWS[name].description} | VIEWS[name].columns
 
@@ -126,6 +126,36 @@ def test_several_judges_are_averaged_by_document_first(tmp_path: Path) -> None:
     )
     store.ingest()
     assert store.query("SELECT task, metric, value, n FROM scores").rows() == [("judge", "helpfulness", 6.0, 2)]
+
+
+def test_forgetting_goes_by_the_chosen_trials_newest_measurement_of_each_step(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    row: dict[str, object] = dict.fromkeys(("objectives", "artifact", "reward_artifact", "seconds"))
+    row |= {"sweep": "w", "recipe": "r", "model": "m", "seed": 0, "phase": "final", "settings": {}, "at": at}
+
+    def measured(trial: int, key: str, step: int, losses: list[float], task: str = "domain.law") -> None:
+        link = {"sweep": "w", "recipe": "r", "model": "m", "trial": trial, "seed": 0, "position": step}
+        link |= {"step": "sft" if step else "base", "artifact": f"x{step}", "target": "t", "measurement": key}
+        about = {"measurement": key, "artifact": f"x{step}", "target": {}, "kind": "domain", "task": task}
+        about |= {"settings": {}, "data": "bundled", "seconds": 1.0, "environment": "e", "at": at}
+        sample = {"measurement": key, "prompt_hash": "h", "response": None, "expected": "e", "prompt": "p"}
+        rows = [
+            sample | {"document": f"d{n}", "half": half, "metric": "loss", "score": value}
+            for n, value in enumerate(losses)
+            for half in ("final", "tune")
+        ]
+        store.append_many({"step_links": [link], "measurements": [about], "samples": rows})
+
+    store.append("trial_events", [row | {"trial": 0, "state": "complete"}])
+    measured(0, "old", 1, [9.0])
+    store.append("trial_events", [row | {"trial": 1, "state": "complete"}])
+    measured(1, "start", 0, [3.0, 4.0])
+    measured(1, "before", 1, [5.0, 5.0])
+    measured(1, "after", 1, [1.0, 2.0])
+    store.ingest()
+    found = store.query("SELECT trial, step, step_name, domain, metric, value, n FROM forgetting ORDER BY step").rows()
+    assert found == [(1, 0, "base", "law", "loss", 3.5, 2), (1, 1, "sft", "law", "loss", 1.5, 2)]
 
 
 def test_samples_keep_what_the_model_said(store: Store) -> None:
