@@ -28,6 +28,8 @@ __all__ = ["BudgetCurve", "best_so_far", "expected_best", "expected_best_within"
 
 _COUNTED_OUT = 12
 """Trials up to which every set of them is counted (2^12); beyond, orders are drawn."""
+_AT_ONCE = 500_000
+"""Places in orders that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,13 @@ def expected_best_within(
         value = trials.over_sets(limits)
     else:
         value = trials.within(_orders(np.arange(trials.size), _enough(orders), random), limits)
-    draws = np.stack(
-        [
-            trials.within(_orders(random.integers(trials.size, size=trials.size), 32, random), limits)
-            for _ in range(_enough(resamples))
-        ]
-    )
+    left, parts = _enough(resamples), []
+    while left > 0:
+        many = min(left, max(1, _AT_ONCE // (32 * trials.size)))
+        drawn = [_orders(random.integers(trials.size, size=trials.size), 32, random) for _ in range(many)]
+        parts.append(trials.within(np.stack(drawn), limits))
+        left -= many
+    draws = np.concatenate(parts)
     total = float(trials.costs.sum())
     unknown = limits > total * (1 + ROUNDING)
     if math.isnan(trials.failed):

@@ -80,20 +80,20 @@ class Trials:
         return best
 
     def running(self, orders: Ints) -> Array:
-        """The best after each trial, of trials in these orders [orders, N]; the first of equally good ones."""
-        n = orders.shape[1]
+        """The best after each trial, of trials in these orders [..., N]; the first of equally good ones."""
+        n = orders.shape[-1]
         places = np.arange(n)
-        ranked = np.maximum.accumulate(self.level[orders] * n + (n - 1 - places), axis=1)
-        best: Array = self.shown[np.take_along_axis(orders, n - 1 - ranked % n, axis=1)]
+        ranked = np.maximum.accumulate(self.level[orders] * n + (n - 1 - places), axis=-1)
+        best: Array = self.shown[np.take_along_axis(orders, n - 1 - ranked % n, axis=-1)]
         return best
 
     def within(self, orders: Ints, budgets: Array) -> Array:
-        """The mean over the orders of the best that is finished within each budget, [budgets]."""
-        before = np.full((orders.shape[0], 1), self.failed)
-        best = np.concatenate([before, self.running(orders)], axis=1)
-        total = np.cumsum(self.costs[orders], axis=1)
-        finished = np.stack([(total <= b * (1 + ROUNDING)).sum(axis=1) for b in budgets], axis=1)
-        mean: Array = np.take_along_axis(best, finished, axis=1).mean(axis=0)
+        """The mean over the orders [..., orders, N] of the best that is finished within each budget, [..., budgets]."""
+        before = np.full((*orders.shape[:-1], 1), self.failed)
+        best = np.concatenate([before, self.running(orders)], axis=-1)
+        total = np.cumsum(self.costs[orders], axis=-1)
+        finished = np.stack([(total <= b * (1 + ROUNDING)).sum(axis=-1) for b in budgets], axis=-1)
+        mean: Array = np.take_along_axis(best, finished, axis=-1).mean(axis=-2)
         return mean
 
     def over_sets(self, budgets: Array) -> Array:
