@@ -213,9 +213,12 @@ def load_model(
     """
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    from harness._light_imports import import_generation
     from harness._packed import keep_packed, quiet_bars
+
+    import_generation()
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     transformers.utils.logging.disable_progress_bar()
     kwargs = {
