@@ -1,4 +1,4 @@
-"""LoRA adapters that stay beside the weights: what the artifact holds, that it answers as the merged one, its cost."""
+"""Adapters that stay beside the weights: what the artifact holds, that it answers as the merged one, its cost."""
 
 import json
 from pathlib import Path
@@ -44,13 +44,17 @@ def _stage(results: Path, model: Path, method: str, **settings: Any) -> Path:
     return Folders(results).artifacts / spec.key
 
 
-@pytest.fixture(scope="module")
-def both(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture(scope="module", params=["lora", "dora", "pissa", "ia3"])
+def both(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """The same training, merged and unmerged."""
     results = tmp_path_factory.mktemp("results")
-    return _stage(results, tiny_model, "sft", **SETTINGS), _stage(
-        results, tiny_model, "sft", lora_merge=False, **SETTINGS
-    )
+    settings = {**SETTINGS, "adapter": request.param}
+    if request.param == "ia3":
+        settings |= {"lora_rank": 0, "learning_rate": 0.3}
+    merged = _stage(results, tiny_model, "sft", **settings)
+    return merged, _stage(results, tiny_model, "sft", lora_merge=False, **settings)
 
 
 def _logits(folder: Path, dtype: str = "float32") -> torch.Tensor:
@@ -71,12 +75,15 @@ def test_the_artifact_is_the_untrained_weights_and_the_adapter(both: tuple[Path,
     merged, unmerged = both
     base, beside = load_model(tiny_model).model, load_model(unmerged).model
     assert type(beside) is type(base)
-    adapters = sum(p.numel() for n, p in beside.named_parameters() if "lora_" in n)
+    adapters = sum(p.numel() for n, p in beside.named_parameters() if "lora_" in n or "ia3_" in n)
     assert adapters > 0
     assert resident_bytes(beside) == resident_bytes(base) + 4 * adapters
     target = Target(name="t")
     extra = stored_bytes(unmerged, target) - stored_bytes(merged, target)
     assert 4 * adapters <= extra < 4 * adapters + 20_000
+    kept = {name.replace(".base_layer", ""): weight for name, weight in beside.state_dict().items()}
+    # PiSSA takes its first adapter out of the weights, and puts it back.
+    assert all((kept[name] - weight).abs().max() < 1e-6 for name, weight in base.state_dict().items())
     assert json.loads((unmerged / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] is None
     assert not list(unmerged.rglob("*.bin")) + list(unmerged.rglob("README.md"))
 
