@@ -10,11 +10,13 @@ import pytest
 
 from harness.data import DataSource, half_of, load_training_set
 from harness.errors import UserError
+from harness.gates._contamination import _trained
+from harness.gates._evidence import read_evidence
 from harness.measure.domains import domain_documents, measure_domain
 from harness.models import load_model
 from harness.objectives import values_of
 from harness.plan import Plan, gather_facts
-from harness.report import write_report
+from harness.report import validity, write_report
 from harness.report._forgetting import backward_transfer, ways
 from harness.report._html import number
 from harness.report._queries import read_facts
@@ -275,3 +277,21 @@ def test_the_report_shows_the_matrix_of_every_recipe_with_two_steps(ran: tuple[P
     transfer = backward_transfer(way)
     assert transfer is not None
     assert span(transfer.low, transfer.high) in part
+
+
+def test_the_gates_look_at_domains_as_at_tasks(ran: tuple[Path, Plan]) -> None:
+    results, plan = ran
+    with Store(results).reading():
+        found = validity(Store(results), plan.sweep)
+    assert not [one for one in found.unchecked if "domain." in one.task]
+    # What is held out shares words with what was trained on, but no row holds a whole document.
+    assert not [one for one in found.flags if one.gate == "contamination"]
+
+
+def test_what_is_replayed_counts_as_training_data(ran: tuple[Path, Plan]) -> None:
+    evidence = read_evidence(Store(ran[0]), ran[1].sweep, None, None)
+    (model,) = ran[1].suite.models
+    with Store(ran[0]).reading():
+        trained = _trained(evidence)
+    assert {name for name, _, _ in trained["kept", model]} == {"medical", "legal", "education"}
+    assert {name for name, _, _ in trained["sequential", model]} == {"medical", "legal"}

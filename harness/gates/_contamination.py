@@ -28,14 +28,14 @@ _GATE = "contamination"
 _COLUMNS = ("prompt", "completion", "chosen", "rejected", "text")
 _ROWS = 1_000
 
-_STAGES = "SELECT stage, method, inputs, dataset, dataset_fingerprint FROM stages"
+_STAGES = "SELECT stage, method, params, inputs, dataset, dataset_fingerprint FROM stages"
 _LINEAGE = """
     SELECT DISTINCT l.recipe, l.model, l.stage FROM lineage l JOIN trials t USING (sweep, recipe, model, trial, seed)
     WHERE l.sweep = $sweep AND t.phase = 'final' ORDER BY ALL
 """
 
 Trained = tuple[str, str, str]
-"""Dataset, kind and fingerprint of its rows."""
+"""Dataset, kind and fingerprint of its rows ("" of those that a step names beside its own, which is not stored)."""
 
 
 def contamination(evidence: Evidence) -> Iterator[Said]:
@@ -89,8 +89,17 @@ def _trained(evidence: Evidence) -> dict[tuple[str, str], list[Trained]]:
             if stage["dataset"] is not None:
                 one = (str(stage["dataset"]), _kind(str(stage["method"])), str(stage["dataset_fingerprint"]))
                 sets += [] if one in sets else [one]
+            further = _further(str(stage["method"]), settings_of(stage["params"]))
+            sets += [one for one in further if one not in sets and one[0] not in {s[0] for s in sets}]
         sets.sort()
     return found
+
+
+def _further(method: str, params: Mapping[str, Any]) -> list[Trained]:
+    try:
+        return [(name, str(kind), "") for name, kind in find_method(method).datasets(params).items()]
+    except UserError:
+        return []
 
 
 def _kind(method: str) -> str:
@@ -119,6 +128,12 @@ def _parts(evidence: Evidence, one: Asked) -> Mapping[str, Sequence[str]] | str:
 
             rows, _ = load_training_set(str(given.get("dataset")), "prompts", source, split="test")
             texts = {d.identity: [t["content"] for t in d.prompt] for d in gold_documents(rows, given.get("limit"))}
+        elif one.kind == "domain":
+            from harness.measure.domains import domain_documents
+
+            rows, _ = load_training_set(str(given.get("dataset")), "instructions", source, split="test")
+            held_out = domain_documents(rows, given.get("limit"))
+            texts = {d.identity: [t["content"] for t in (*d.prompt, *d.completion)] for d in held_out}
         else:
             from harness.measure.judge import judge_prompts
 
@@ -153,7 +168,7 @@ def _overlaps(evidence: Evidence, index: NgramIndex, trained: Trained) -> dict[s
         rows, found = load_training_set(name, kind, evidence.source)  # type: ignore[arg-type]  # a method's declared kind
     except UserError as error:
         return str(error)
-    if found != fingerprint:
+    if fingerprint and found != fingerprint:
         return (
             f"the rows of {name} in {evidence.source.name} are not those it was trained on (their fingerprint differs)"
         )
@@ -205,7 +220,9 @@ def _judge(evidence: Evidence, one: Asked, index: NgramIndex, hits: Mapping[str,
             f"{others.value:+.3f} [{others.low:.3f}, {others.high:.3f}] on the others"
         )
         figures |= {"gain": everywhere.value, "gain_without": others.value}
-        gains = {d: means[d] - math.fsum(theirs[d]) / len(theirs[d]) for d in mine}
+        # A loss has gained where it is less.
+        sign = -1.0 if one.kind == "domain" else 1.0
+        gains = {d: sign * (means[d] - math.fsum(theirs[d]) / len(theirs[d])) for d in mine}
         worse = _more([gains[d] for d in sorted(dirty)], [gains[d] for d in sorted(clean)])
     if too_short:
         said[-1] += f" ({len(too_short)} documents are too short to be checked)"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "lm_eval", "lm_eval_paths"]
 
 FOLDER = "lm-eval"
+_DOMAIN = "domain."
 _NO_TASKS = ("gold", "judge", PEOPLE, PROFILE)
 _FILTERS = {"strict": "strict-match", "flexible": "flexible-extract"}
 _OURS = re.compile(r"[0-9a-f]{16}")
@@ -71,7 +72,8 @@ def _of_tasks(samples: "pl.DataFrame") -> "pl.DataFrame":
     import polars as pl
 
     # Tasks whose name is no name of a file here are not written: lm-eval has none such.
-    mine = ~pl.col("task").is_in(_NO_TASKS) & pl.col("document").str.contains(rf"^{COMPONENT}/[^/]*$")
+    theirs = ~(pl.col("task").is_in(_NO_TASKS) | pl.col("task").str.starts_with(_DOMAIN))
+    mine = theirs & pl.col("document").str.contains(rf"^{COMPONENT}/[^/]*$")
     return (
         samples.filter(mine)
         .sort("seed", "document", "metric")
@@ -217,5 +219,9 @@ def _ours(card: Card, key: str, seed: int, rows: Sequence[_Row]) -> dict[str, An
         "target": card.target,
         "seed": seed,
         "command": card.command,
-        "figures_over_all_seeds": [{c: row[c] for c in columns} for row in rows if row["task"] not in _NO_TASKS],
+        "figures_over_all_seeds": [
+            {c: row[c] for c in columns}
+            for row in rows
+            if row["task"] not in _NO_TASKS and not str(row["task"]).startswith(_DOMAIN)
+        ],
     }
