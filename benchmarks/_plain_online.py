@@ -258,7 +258,6 @@ def grpo_trl(work: Work, report: Callable[[Mapping[str, float]], None]) -> None:
         if "reward" in logs:
             report({"reward": logs["reward"], "kl": logs.get("kl", 0.0)})
 
-    rows = settings["prompts_per_iteration"] * settings["group_size"]
     with tempfile.TemporaryDirectory() as scratch:
         arguments = _arguments(work, scratch)
         config = GRPOConfig(
@@ -266,13 +265,14 @@ def grpo_trl(work: Work, report: Callable[[Mapping[str, float]], None]) -> None:
             # Of the reference alone, which it reads from the policy's folder.
             model_init_kwargs={"dtype": "bfloat16" if low else "float32"},
             max_steps=settings["iterations"],
-            per_device_train_batch_size=rows,
+            per_device_train_batch_size=settings["rollout_batch_size"],
             gradient_accumulation_steps=1,
             steps_per_generation=1,
             num_iterations=1,
             num_generations=settings["group_size"],
             max_completion_length=settings["max_new_tokens"],
-            beta=settings["kl_coef"],
+            loss_type="grpo",
+            beta=settings["beta"],
             epsilon=settings["clip_range"],
             max_grad_norm=settings["max_grad_norm"],
             dataloader_pin_memory=False,

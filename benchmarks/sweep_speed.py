@@ -344,6 +344,10 @@ def run(folder: Path, options: argparse.Namespace) -> int:
     base = tiny_model(folder / "tiny") if options.model == "tiny" else resolve_model("smollm2-135m-instruct")
     old_trl(options.trl)
     suite, results = folder / "sweep_speed.yaml", folder / "results"
+    if results.exists():
+        raise SystemExit(
+            f"{results} is there already: what it holds would cost the sweep nothing; name another --folder"
+        )
     suite.write_text(suite_text(base if options.model == "tiny" else "smollm2-135m-instruct", options))
     print(f"{'what':28} {'wall, s':>8} {'CPU, s':>8}")
     places = ["--results", str(results), "--reports", str(folder / "reports"), "--workers", str(options.workers)]

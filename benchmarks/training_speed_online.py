@@ -39,7 +39,7 @@ NEVER = {"bundled": "<reponame>", "tiny": "\u00ff"}
 
 def settings_of(method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Of our method, complete enough for TRL's side to be told the same."""
-    size = SIZES[options.model]
+    size = SIZES[options.model] | {k: v for k, v in (("rows", options.rows), ("tokens", options.tokens)) if v}
     common = {
         "learning_rate": 1e-6,
         "schedule": "constant",
@@ -47,16 +47,16 @@ def settings_of(method: str, options: argparse.Namespace) -> dict[str, Any]:
         "temperature": 1.0,
         "max_new_tokens": size["tokens"],
         "clip_range": 0.2,
-        "kl_coef": 0.05,
+        "rollout_batch_size": size["rows"],
         "max_kl": None,
         "iterations": options.steps + 1,
     }
     if method == "ppo":
         return common | {
-            "rollout_batch_size": size["rows"],
             "minibatch_size": size["minibatch"],
             "epochs": options.epochs,
             "max_grad_norm": FAR,
+            "kl_coef": 0.05,
             "gamma": 1.0,
             "lam": 0.95,
             "value": options.value,
@@ -65,7 +65,15 @@ def settings_of(method: str, options: argparse.Namespace) -> dict[str, Any]:
             "missing_eos_penalty": 1.0,
             "normalize_reward": False,
         }
-    return common
+    return common | {
+        "minibatch_size": size["rows"],
+        "group_size": size["group"],
+        "epochs": 1,
+        "max_grad_norm": 1.0,
+        "beta": 0.04,
+        "loss_per": "sequence",
+        "scale_rewards": "group",
+    }
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
@@ -131,6 +139,8 @@ def main() -> int:
     parser.add_argument("--methods", nargs="+", choices=["ppo", "grpo"], default=["ppo", "grpo"])
     parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--steps", type=int, default=8, help="counted steps of each side, 2 at least")
+    parser.add_argument("--rows", type=int, help="answers a step (default: 16); a multiple of 8")
+    parser.add_argument("--tokens", type=int, help="tokens of an answer (default: 32, tiny 16)")
     parser.add_argument("--epochs", type=int, default=1, help="of PPO's updates")
     parser.add_argument("--value", choices=["model", "head"], default="model", help="our PPO's value function")
     parser.add_argument("--target", type=float, default=1.5, help="ratio below which the exit code is 1")
