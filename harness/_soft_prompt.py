@@ -5,6 +5,7 @@ once, and every attention layer attends to them beside the keys and values of it
 position knows of them. Rotary positions count differences only, so the vectors stand at the positions below 0.
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["attach_soft_prompt", "check_soft_prompt", "soft_prompt"]
 
 _NAME = "harness_soft_prompt"
-"""The name under which transformers knows this attention implementation."""
+"""Under this name, and the kind, transformers knows the attention implementations."""
+_KINDS = ("sdpa", "eager")
 
 _KEYS, _VALUES, _LAYERS = "soft_prompt_keys", "soft_prompt_values", "soft_prompt_layers"
 _TRIAL = 12
@@ -62,19 +64,21 @@ def attach_soft_prompt(model: "PreTrainedModel", adapter: Path) -> None:
     The model's window becomes as much smaller as the prompt is long.
 
     Raises:
-        UserError: see `check_soft_prompt`; the file holds no prompt of this model's width; another attention than sdpa.
+        UserError: see `check_soft_prompt`; the file holds no prompt of this model's width; the model's attention is
+            neither sdpa nor eager.
     """
     import safetensors.torch
     import torch
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 
     check_soft_prompt(model)
     config = model.config.get_text_config()
-    if model.config._attn_implementation != "sdpa":
+    kind = model.config._attn_implementation
+    if kind not in _KINDS:
         raise UserError(
-            f"{adapter}: a soft prompt is attended to by sdpa, not by {model.config._attn_implementation}: leave the "
-            "target's attention out, or leave this model to another target"
+            f"{adapter}: a soft prompt is attended to by sdpa or eager attention, not by {kind}: leave the target's "
+            "attention out, or leave this model to another target"
         )
     prompt = safetensors.torch.load_file(adapter / "adapter_model.safetensors").get("prompt_embeddings")
     width = model.get_input_embeddings().weight.shape[1]
@@ -85,13 +89,14 @@ def attach_soft_prompt(model: "PreTrainedModel", adapter: Path) -> None:
     for layer, (keys, values) in zip(layers, _first_keys(model, vectors), strict=True):
         layer.register_buffer(_KEYS, keys, persistent=False)
         layer.register_buffer(_VALUES, values, persistent=False)
-    AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    name = f"{_NAME}_{kind}"
+    AttentionInterface.register(name, _sdpa if kind == "sdpa" else _eager)
+    AttentionMaskInterface.register(name, sdpa_mask if kind == "sdpa" else eager_mask)
     ids = (torch.arange(_TRIAL, device=model.device) * 7 + 3)[None] % config.vocab_size
     with torch.inference_mode():
         before = torch.cat([vectors, model.get_input_embeddings()(ids[0])])[None]
         right = model(inputs_embeds=before, use_cache=False).logits[0, -_TRIAL:].float().log_softmax(-1)
-        model.set_attn_implementation(_NAME)
+        model.set_attn_implementation(name)
         found = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     worst = float((found - right).abs().max())
     if model.dtype == torch.float32 and not worst <= _TOLERANCE:
@@ -121,7 +126,7 @@ def _first_keys(model: "PreTrainedModel", vectors: "Tensor") -> "list[tuple[Tens
     return [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
 
 
-def _attention(
+def _sdpa(
     module: Any,  # noqa: ANN401  # transformers is untyped
     query: "Tensor",
     key: "Tensor",
@@ -129,20 +134,48 @@ def _attention(
     attention_mask: "Tensor | None",
     **kwargs: Any,  # noqa: ANN401  # the interface's own keyword arguments, handed on untouched
 ) -> "tuple[Tensor, Tensor | None]":
-    import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    key, value, mask = _with_prompt(module, query, key, value, attention_mask)
+    kwargs["is_causal"] = False
+    found: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    return found
+
+
+def _eager(
+    module: Any,  # noqa: ANN401  # transformers is untyped
+    query: "Tensor",
+    key: "Tensor",
+    value: "Tensor",
+    attention_mask: "Tensor | None",
+    **kwargs: Any,  # noqa: ANN401  # the interface's own keyword arguments, handed on untouched
+) -> "tuple[Tensor, Tensor | None]":
+    # Every architecture writes its own, in the module of its layers.
+    plain = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+    key, value, mask = _with_prompt(module, query, key, value, attention_mask)
+    found: tuple[Tensor, Tensor | None] = plain(module, query, key, value, mask, **kwargs)
+    return found
+
+
+def _with_prompt(
+    module: Any,  # noqa: ANN401  # transformers is untyped
+    query: "Tensor",
+    key: "Tensor",
+    value: "Tensor",
+    mask: "Tensor | None",
+) -> "tuple[Tensor, Tensor, Tensor | None]":
+    """Keys, values and mask, the prompt's before them."""
+    import torch
 
     first_keys, first_values = getattr(module, _KEYS), getattr(module, _VALUES)
     size, length, seen = first_keys.shape[2], query.shape[2], key.shape[2]
     key = torch.cat([first_keys.to(key.dtype).expand(len(key), -1, -1, -1), key], 2)
     value = torch.cat([first_values.to(value.dtype).expand(len(value), -1, -1, -1), value], 2)
-    if attention_mask is not None:
+    if mask is not None:
         # Whether true or 0, it means that a place is seen.
-        before = attention_mask.new_full((*attention_mask.shape[:3], size), attention_mask.dtype == torch.bool)
-        attention_mask = torch.cat([before, attention_mask], 3)
+        mask = torch.cat([mask.new_full((*mask.shape[:3], size), mask.dtype == torch.bool), mask], 3)
     elif length > 1:
+        # sdpa is given none where a causal one would do.
         whole = torch.ones(length, size + seen, dtype=torch.bool, device=query.device)
-        attention_mask = whole.tril(size + seen - length)[None, None]
-    kwargs["is_causal"] = False
-    result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return result
+        mask = whole.tril(size + seen - length)[None, None]
+    return key, value, mask

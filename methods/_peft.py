@@ -62,8 +62,8 @@ class PeftParams(Params):
         description="lora: W + B A (arXiv:2106.09685); dora: also the length of each row (arXiv:2402.09353); rslora: "
         "scaled by lora_alpha over the root of the rank, for high ranks (arXiv:2312.03732); pissa: begins with the "
         "largest singular vectors (arXiv:2404.02948); lora_plus: B learns faster than A (arXiv:2402.12354); these five "
-        "need a lora_rank. ia3: scales of keys, values and feed-forward activations (arXiv:2205.05638), rates about "
-        "100 times those of LoRA; prompt_tuning: vectors before every input (arXiv:2104.08691), rates as high, needs "
+        "need a lora_rank. ia3: scales of keys, values and feed-forward activations (arXiv:2205.05638; its "
+        "learning_rate is 3e-3); prompt_tuning: vectors before every input (arXiv:2104.08691; its rate is 0.3), needs "
         "lora_merge: false",
         exclude_if=_is_lora,
     )

@@ -67,7 +67,9 @@ def test_the_loaded_model_is_the_tuned_one(loaded: LoadedModel, plain: Any, tiny
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), base.parameters(), strict=True))
 
 
-def test_a_cache_and_padding_on_the_left_change_nothing(loaded: LoadedModel, plain: Any) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_cache_and_padding_on_the_left_change_nothing(folder: Path, plain: Any, attention: str) -> None:
+    loaded = load_model(folder, attention=attention)
     rows = [[7, 30, 12, 55, 9], [40, 41]]
     ids = torch.tensor([rows[0], [0, 0, 0, *rows[1]]])
     mask = torch.tensor([[1] * 5, [0, 0, 0, 1, 1]])
@@ -165,8 +167,8 @@ def test_it_runs_compiled(loaded: LoadedModel, plain: Any) -> None:
 def test_what_cannot_be_exact_is_refused(folder: Path, tmp_path: Path) -> None:
     import safetensors.torch
 
-    with pytest.raises(UserError, match=r"attended to by sdpa, not by eager: leave the target's attention out"):
-        load_model(folder, attention="eager")
+    with pytest.raises(UserError, match=r"sdpa or eager attention, not by flex_attention: leave the target's"):
+        load_model(folder, attention="flex_attention")
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     safetensors.torch.save_file(
