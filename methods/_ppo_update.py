@@ -1,8 +1,8 @@
 """Learning from a batch of experience: clipped steps of policy and value, until the policy is far enough."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from methods._sparsity import KeptZeros
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "recomputing"]
 
 
 class Learner:
@@ -29,8 +29,8 @@ class Learner:
         self.models, self.params, self.context, self.generator = models, params, context, generator
         head, value_model = models.policy.value_head, models.value_model
         self.policy_weights: list[nn.Parameter] = [p for p in models.trained.parameters() if p.requires_grad]
-        value_module = value_model.model if value_model is not None else head
-        self.value_weights: list[nn.Parameter] = list(value_module.parameters()) if value_module is not None else []
+        self.value_module: nn.Module | None = value_model.model if value_model is not None else head
+        self.value_weights: list[nn.Parameter] = list(self.value_module.parameters()) if self.value_module else []
         self.zeros = KeptZeros(models.trained)
         self.trained_tokens = 0
         """Of prompts and responses, in passes that a gradient was taken of."""
@@ -126,7 +126,7 @@ class Learner:
         """The loss of some rows, a mean over their tokens, and its figures."""
         params = self.params
         batch = experience.batch(rows)
-        with self._recomputed():
+        with recomputing(self._modules, wanted=params.gradient_checkpointing):
             now = self.models.policy.evaluate(batch, entropy=params.entropy_coef > 0)
             values = self.models.values(batch, now)
         fit = policy_loss(
@@ -146,28 +146,29 @@ class Learner:
             "ratio_max": float(fit.ratio_max),
         }
 
-    @contextlib.contextmanager
-    def _recomputed(self) -> Iterator[None]:
-        """With `gradient_checkpointing`, layers run in it keep their input only and run again in the backward pass."""
-        if not self.params.gradient_checkpointing:
-            yield
-            return
-        from transformers.modeling_layers import GradientCheckpointingLayer
 
-        layers = [m for module in self._modules for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
-        for module in self._modules:
-            module.gradient_checkpointing_enable({"use_reentrant": False})
-        # transformers recomputes in training mode only. What is inside the layers stays in eval mode: with dropout
-        # the policy would not be the one that sampled.
+@contextlib.contextmanager
+def recomputing(modules: Sequence[Any], *, wanted: bool) -> Iterator[None]:
+    """In it, if `wanted`, the models' layers keep their input only, and run again in the backward pass."""
+    if not wanted:
+        yield
+        return
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for module in modules for m in module.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for module in modules:
+        module.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers recomputes in training mode only. What is inside the layers stays in eval mode: with dropout
+    # the policy would not be the one that sampled.
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
         for layer in layers:
-            layer.training = True
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.training = False
-            for module in self._modules:
-                module.gradient_checkpointing_disable()
+            layer.training = False
+        for module in modules:
+            module.gradient_checkpointing_disable()
 
 
 def _summary(seen: list[dict[str, float]]) -> dict[str, float]:

@@ -85,3 +85,21 @@ class TestPPO(OnlineContract):
             "sampler_gap",
         }
     )
+
+
+ONLINE = frozenset({"reward_std", "kl_k3", "approximate_kl", "loss", "ratio_max", "updates", "sampler_gap"})
+
+
+class TestGRPO(OnlineContract):
+    name = "grpo"
+    logged = ONLINE | {"clip_fraction", "informative"}
+
+
+class TestRLOO(OnlineContract):
+    name = "rloo"
+    logged = ONLINE | {"clip_fraction", "advantage_std"}
+
+
+class TestOnlineDPO(OnlineContract):
+    name = "online_dpo"
+    logged = ONLINE | {"rewards_margin", "rewards_accuracy", "decided"}

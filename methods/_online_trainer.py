@@ -1,0 +1,366 @@
+"""One run of learning from groups of answers: sample, score, learn, on the sampler and the models that PPO has."""
+
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.method import Context, Inputs, LoadedModel, Trained
+from methods._adapters import beside
+from methods._compute import Compute
+from methods._meter import Meter
+from methods._optimizer import make_optimizer, set_rate, spread_rates, state_mb
+from methods._peft_model import adapted, as_it_came, leave
+from methods._ppo_attention import quick_attention
+from methods._ppo_experience import Responses, shuffled
+from methods._ppo_math import finite, kl_k1, kl_k3, learning_rate_factor, masked_mean
+from methods._ppo_models import Policy, Sampler, cast_linears, check_model
+from methods._ppo_update import recomputing
+from methods._rewards import Rewarder, make_rewarder
+from methods._rollout import sample
+from methods._sparsity import KeptZeros
+
+if TYPE_CHECKING:
+    from methods._online import OnlineParams
+
+__all__ = ["Objective", "OnlineTrainer", "Sampled"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampled(Responses):
+    """Scored responses, those to one prompt side by side. Tensors [rows, response length] but for `scores` [rows]."""
+
+    rows: list[Row]
+    """The dataset's row of each response."""
+    size: int
+    """Responses to one prompt."""
+    scores: Tensor
+    """As the reward gave them, less what a missing end costs."""
+    logprobs: Tensor
+    """The sampling policy's, by the training path."""
+    reference: Tensor | None
+    minibatches: list[Tensor]
+    """Row numbers of the first epoch's minibatches: the old log-probabilities come from these very batches."""
+
+    def figures(self) -> dict[str, float]:
+        """What is logged of the batch, before the policy learns from it."""
+        mask = self.rollout.mask
+        found = {
+            "length": float(mask.sum(1).float().mean()),
+            "eos_fraction": float(self.rollout.ended.float().mean()),
+            "sampler_gap": float(masked_mean((self.rollout.logprobs - self.logprobs).abs(), mask)),
+        }
+        if self.reference is not None:
+            for name, kl in (("kl", kl_k1), ("kl_k3", kl_k3)):
+                found[name] = float(torch.where(mask, kl(self.logprobs, self.reference), 0.0).sum(1).mean())
+        return found
+
+
+class Objective(ABC):
+    """What a method learns by."""
+
+    reference = True
+    """Whether it needs the log-probabilities of the policy as it came in."""
+    scored = True
+    """Whether each response is scored by itself; if not, scores are 0, and the objective asks what it needs."""
+
+    @abstractmethod
+    def weigh(self, sampled: Sampled, rewarder: Rewarder) -> tuple[Tensor, dict[str, float]]:
+        """What each response teaches [rows] (an advantage; 0: nothing), and figures of it to log."""
+
+    @abstractmethod
+    def loss(self, now: Tensor, sampled: Sampled, weights: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The loss of some responses, and figures of it.
+
+        Args:
+            now: log-probabilities of their tokens by the policy that learns, [len(rows), response length].
+            sampled: the whole batch.
+            weights: of `weigh`.
+            rows: the numbers of the responses, whole groups of them.
+        """
+
+    def share(self, sampled: Sampled, weights: Tensor, part: Tensor, rows: Tensor) -> float:
+        """The weight of a part's loss in that of a minibatch, both given by the numbers of their responses."""
+        return len(part) / len(rows)
+
+
+class OnlineTrainer:
+    """Everything one run holds. One generator decides every random choice."""
+
+    def __init__(
+        self, name: str, inputs: Inputs, params: "OnlineParams", context: Context, objective: Objective
+    ) -> None:
+        self.name, self.params, self.context, self.objective = name, params, context, objective
+        policy = inputs.load("policy")
+        self.tokenizer, self.model = policy.tokenizer, policy.model.eval()
+        check_model(self.model)
+        self._read_prompts(inputs, policy)
+        self.rewarder = make_rewarder(inputs, params, context)
+        precision = context.precision
+        self.sampler = Sampler(self.model, precision, separate=precision == "bfloat16" or params.adapts)
+        self.peft: Any = None
+        self.reference: Policy | None = None
+        if params.adapts:
+            self.peft = adapted(self.model, params, context.seed).eval()
+        else:
+            self.model.requires_grad_(True)
+        if objective.reference:
+            self.reference = Policy(self._frozen(inputs), precision, params.temperature)
+        self.policy = Policy(self.model, precision, params.temperature)
+        # As in PPO: the ready-cast copy gives what the policy gives under autocast; merged weights round otherwise.
+        self.before = Policy(self.model if params.adapts else self.sampler.model, precision, params.temperature)
+        self.weights: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
+        if params.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
+            raise UserError(
+                f"{type(self.model).__name__} cannot recompute its layers; leave gradient_checkpointing out"
+            )
+        groups = spread_rates([{"params": self.weights, "lr": params.learning_rate}], self.model, params.ratio)
+        self.rates: list[float] = [group["lr"] for group in groups]
+        self.optimizer = make_optimizer(groups, params, self.model.device.type, betas=(0.9, 0.95))
+        self.zeros, self.compute = KeptZeros(self.model), Compute(self.model)
+        self.generator = torch.Generator().manual_seed(context.seed)
+        self.order = self._endless_order()
+        self.trained_tokens = 0
+        self.seconds = {"sampling": 0.0, "scoring": 0.0, "training": 0.0}
+
+    def _read_prompts(self, inputs: Inputs, policy: LoadedModel) -> None:
+        params, tokenizer = self.params, self.tokenizer
+        if inputs.dataset is None:
+            raise UserError(f"{self.name} needs a dataset of prompts; set its `dataset`")
+        if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{self.name}: the tokenizer in {policy.folder} has no chat template or no end token (eos_token); "
+                "start from an instruct model"
+            )
+        self.eos = int(tokenizer.eos_token_id)
+        self.pad = self.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        self.prompts: list[tuple[Row, list[int]]] = []
+        for row in inputs.dataset:
+            text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            if 0 < len(ids) <= params.max_prompt_tokens:
+                self.prompts.append((row, ids))
+        self.left_out = len(inputs.dataset) - len(self.prompts)
+        if not self.prompts:
+            raise UserError(
+                f"{self.name}: none of the {self.left_out} prompts has 1 to {params.max_prompt_tokens} tokens; raise "
+                "max_prompt_tokens"
+            )
+        longest = max(len(ids) for _, ids in self.prompts) + params.max_new_tokens + 1
+        limit = self.model.config.get_text_config().max_position_embeddings
+        if longest > limit:
+            raise UserError(
+                f"{self.name}: prompt and response may reach {longest} tokens, the model holds {limit}; lower "
+                "max_new_tokens or max_prompt_tokens"
+            )
+
+    def _frozen(self, inputs: Inputs) -> Any:  # noqa: ANN401  # transformers is untyped
+        if self.params.adapts:
+            return self.model
+        reference = inputs.load("reference").model.eval().requires_grad_(False)
+        if reference is self.model:
+            raise UserError(f"{self.name}: the reference must be a second model in memory, not the policy itself")
+        if self.context.precision == "bfloat16":
+            cast_linears(reference)
+        return reference
+
+    def _endless_order(self) -> Iterator[int]:
+        # Where a group of steps is repeated, each round goes on from where the one before ended.
+        passed = self.context.round * self.params.iterations * self._prompts_at_once
+        whole = itertools.chain.from_iterable(
+            torch.randperm(len(self.prompts), generator=self.generator).tolist() for _ in itertools.count()
+        )
+        return itertools.islice(whole, passed, None)
+
+    @property
+    def _prompts_at_once(self) -> int:
+        return self.params.rollout_batch_size // self.params.group_size
+
+    def train(self) -> Trained:
+        """All iterations; the policy, adapters merged, and the last iteration's figures."""
+        params, iterations = self.params, self.params.iterations
+        meter, tokens, logged = Meter(self.model.device.type), 0, dict[str, float]()
+        running = [self.model, self.sampler.model, *([self.reference.model] if self.reference else [])]
+        with quick_attention(*running), self.zeros:
+            for iteration in range(iterations):
+                self.context.check()
+                factor = learning_rate_factor(iteration, iterations, params.warmup, decay=params.schedule == "linear")
+                for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+                    set_rate(group, rate * factor)
+                sampled, logged = self.collect()
+                weights, figures = self.objective.weigh(sampled, self.rewarder)
+                with self._timed("training"):
+                    logged |= figures | self._update(sampled, weights)
+                logged["learning_rate"] = params.learning_rate * factor
+                tokens += int(sampled.rollout.mask.sum())
+                self.context.log(iteration + 1, iterations, logged)
+                meter.tick()
+        last = ("reward", "kl", "entropy", "length", "eos_fraction")
+        return self._left(
+            {
+                **{f"final_{name}": logged[name] for name in last if name in logged},
+                **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
+                "train_tokens": float(self.trained_tokens),
+                **self.compute.figures(self.trained_tokens, recomputed=params.gradient_checkpointing),
+                **meter.figures(),
+                "optimizer_state_mb": state_mb(self.optimizer),
+                "iterations": float(iterations),
+                "sampled_tokens": float(tokens),
+                "prompts_left_out": float(self.left_out),
+            }
+        )
+
+    @torch.no_grad()
+    def collect(self) -> tuple[Sampled, dict[str, float]]:
+        """Responses of the present policy to the next prompts, scored; and what is logged of them.
+
+        Raises:
+            InfeasibleError: a log-probability or a score is not finite.
+        """
+        params = self.params
+        chosen = [self.prompts[i] for i in itertools.islice(self.order, self._prompts_at_once)]
+        rows = [row for row, _ in chosen for _ in range(params.group_size)]
+        with self._timed("sampling"):
+            responses = self._sample([ids for _, ids in chosen for _ in range(params.group_size)])
+        rollout = responses.rollout
+        with self._timed("scoring"):
+            said = [tokens[mask].tolist() for tokens, mask in zip(rollout.tokens, rollout.mask, strict=True)]
+            found = self.rewarder.score(rows, said) if self.objective.scored else [0.0] * len(said)
+            scores = torch.tensor(found, device=rollout.tokens.device)
+            finite(float(scores.sum()), "a reward")
+            minibatches = self._minibatches()
+            old, reference, entropy = self._read(responses, minibatches)
+        lost = params.missing_eos_penalty * (~rollout.ended).to(scores.dtype)
+        sampled = Sampled(
+            **vars(responses),
+            rows=rows,
+            size=params.group_size,
+            scores=scores - lost,
+            logprobs=old,
+            reference=reference,
+            minibatches=minibatches,
+        )
+        logged = sampled.figures() | {"entropy": float(masked_mean(entropy, rollout.mask))}
+        if self.objective.scored:
+            spread = sampled.scores.view(-1, params.group_size).std(1).mean()
+            logged |= {"reward": float(scores.mean()), "reward_std": float(spread)}
+        return sampled, logged
+
+    def _sample(self, prompts: list[list[int]]) -> Responses:
+        self.sampler.refresh()
+        with self.sampler.context():
+            rollout = sample(
+                self.sampler.model,
+                prompts,
+                max_new_tokens=self.params.max_new_tokens,
+                temperature=self.params.temperature,
+                eos=self.eos,
+                pad=self.pad,
+                generator=self.generator,
+                share_prompts=True,
+            )
+        return Responses(prompts, rollout, self.pad)
+
+    def _minibatches(self) -> list[Tensor]:
+        """The numbers of the responses in a new random order, in minibatches of whole groups."""
+        size, device = self.params.group_size, self.model.device
+        found = shuffled(self._prompts_at_once, self.params.minibatch_size // size, self.generator, device)
+        return [(part[:, None] * size + torch.arange(size, device=device)).flatten() for part in found]
+
+    def _parts(self, rows: Tensor) -> list[Tensor]:
+        """A minibatch in the parts of its forward passes, whole groups each."""
+        size, parts = self.params.group_size, self.params.gradient_accumulation
+        return list(torch.split(rows, -(-len(rows) // (size * parts)) * size))
+
+    def _read(self, responses: Responses, minibatches: list[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Log-probabilities by the sampling policy and by the reference, and entropies, in the batches of training."""
+        old, entropy = (torch.zeros_like(responses.rollout.logprobs) for _ in range(2))
+        reference = torch.zeros_like(old) if self.reference is not None else None
+        for part in (part for rows in minibatches for part in self._parts(rows)):
+            batch = responses.batch(part)
+            found = self.before.evaluate(batch, entropy=True)
+            old[part] = found.logprobs
+            if found.entropy is not None:
+                entropy[part] = found.entropy
+            if self.reference is not None and reference is not None:
+                off: AbstractContextManager[None] = nullcontext() if self.peft is None else as_it_came(self.peft)
+                with off:
+                    reference[part] = self.reference.evaluate(batch).logprobs
+        finite(float(old.sum()), "a log-probability")
+        return old, reference, entropy
+
+    def _update(self, sampled: Sampled, weights: Tensor) -> dict[str, float]:
+        seen: list[dict[str, float]] = []
+        for epoch in range(self.params.epochs):
+            for rows in self._minibatches() if epoch else sampled.minibatches:
+                self.context.check()
+                measured, stepped = self._step(sampled, weights, rows)
+                seen.append(measured)
+                if not stepped:
+                    return _summary(seen)
+        return _summary(seen)
+
+    def _step(self, sampled: Sampled, weights: Tensor, rows: Tensor) -> tuple[dict[str, float], bool]:
+        """One minibatch: measure it, and take an optimizer step unless it is past `max_kl` (then False)."""
+        params = self.params
+        parts = self._parts(rows)
+        measured: dict[str, float] = {"grad_norm": 0.0, "updates": 0.0}
+        self.optimizer.zero_grad(set_to_none=True)
+        for place, part in enumerate(parts):
+            share = self.objective.share(sampled, weights, part, rows)
+            batch = sampled.batch(part)
+            with recomputing([self.model], wanted=params.gradient_checkpointing):
+                now = self.policy.evaluate(batch).logprobs
+            self.trained_tokens += sum(len(sampled.prompts[i]) for i in part.tolist()) + len(batch.targets)
+            loss, found = self.objective.loss(now, sampled, weights, part)
+            finite(float(loss.detach()), "the loss")
+            found |= _moved(now.detach(), sampled.logprobs[part], batch.mask) | {"loss": float(loss.detach())}
+            measured["ratio_max"] = max(measured.get("ratio_max", 0.0), found.pop("ratio_max"))
+            measured |= {name: measured.get(name, 0.0) + share * value for name, value in found.items()}
+            if place == len(parts) - 1 and params.max_kl is not None and measured["approximate_kl"] > params.max_kl:
+                return measured, False
+            (share * loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        measured["grad_norm"] = finite(
+            float(nn.utils.clip_grad_norm_(self.weights, params.max_grad_norm)), "the gradient's norm"
+        )
+        self.optimizer.step()
+        self.zeros.restore()
+        return measured | {"updates": 1.0}, True
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - start
+
+    def _left(self, figures: dict[str, float]) -> Trained:
+        model = self.model
+        for weight in model.parameters():
+            finite(float(weight.detach().sum()), "a weight")
+        kept = None if self.params.lora_merge else self.context.scratch / "adapter"
+        if self.peft is not None:
+            model = leave(self.peft, kept)
+        model.requires_grad_(True)
+        return Trained(model, self.tokenizer, figures) if kept is None else beside(model, self.tokenizer, kept, figures)
+
+
+def _moved(now: Tensor, old: Tensor, mask: Tensor) -> dict[str, float]:
+    gap = torch.where(mask, now - old, 0.0)
+    return {
+        "approximate_kl": float(masked_mean(torch.expm1(gap) - gap, mask)),
+        "ratio_max": float(gap.abs().max().exp()),
+    }
+
+
+def _summary(seen: list[dict[str, float]]) -> dict[str, float]:
+    summary = {name: sum(m[name] for m in seen) / len(seen) for name in seen[0]}
+    return summary | {"ratio_max": max(m["ratio_max"] for m in seen), "updates": sum(m["updates"] for m in seen)}
