@@ -4,9 +4,10 @@
 
 Both sides train the bundled 135M model on the bundled preferences: the same tokens in the same order, with the same
 settings, each in a process of its own on one thread. They take steps in turns, so that whatever else the machine does
-falls on both. TRL's runs at its best on a CPU: reference log-probabilities computed beforehand, no gradient checkpointing, and
-the quicker of its attentions (`--attention`); its padding-free batches need FlashAttention, its Liger kernel Triton.
-The first step, which allocates, is not counted. `--rows long` joins prompts and answers of three rows.
+falls on both. TRL's runs at its best on a CPU: reference log-probabilities computed beforehand, no gradient
+checkpointing, and the quicker of its attentions (`--attention`); its padding-free batches need FlashAttention, its
+Liger kernel Triton. The first step, which allocates, is not counted. `--rows long` joins prompts and answers of three
+rows.
 
 The ratio is TRL's time over ours, the geometric mean over the steps with its 95 % t interval, in wall time and in CPU
 time, which a busy machine disturbs less. Exit code 1 where the CPU ratio is below `--target`, or the losses of a step
