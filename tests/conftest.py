@@ -20,19 +20,19 @@ import pytest
 
 # The files that take longest, longest first: with two at work, one that begins last would leave the other idle.
 LONG = (
-    "test_kills.py",
     "test_sweep.py",
-    "trackers/test_live.py",
-    "test_early_stopping.py",
-    "measure/test_profile.py",
-    "execute/test_ray.py",
-    "test_failures.py",
-    "test_resume.py",
-    "test_retry.py",
-    "test_faults.py",
-    "trackers/test_optuna.py",
+    "test_kills.py",
     "execute/test_local.py",
-    "test_skip_unavailable.py",
+    "execute/test_ray.py",
+    "test_early_stopping.py",
+    "methods/test_contract.py",
+    "report/test_browser.py",
+    "measure/test_profile.py",
+    "test_resume.py",
+    "measure/test_scoring.py",
+    "measure/judge/test_endpoint.py",
+    "trackers/test_optuna.py",
+    "test_faults.py",
 )
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
