@@ -127,4 +127,48 @@ PIPELINES: Mapping[str, Pipeline] = {
             ),
         ),
     ),
+    "tulu3": Pipeline(
+        # The 8B model's: SFT two epochs of 939k at 5e-6, linear, batches of 128; length-normalised DPO with beta 5 at
+        # 5e-7, batches of 128, one epoch of 272k pairs; then reinforcement learning with verifiable rewards, by PPO
+        # there and, in its release 3.1 and here, by GRPO: 5e-7, beta 0.01, 16 answers to each of 48 prompts. The reward
+        # here is the share of checkable constraints that an answer meets, one of the paper's three.
+        "Lambert et al. 2024, arXiv:2411.15124",
+        (
+            (
+                "sft",
+                {
+                    "learning_rate": 5e-6,
+                    "batch_size": 8,
+                    "gradient_accumulation": 16,
+                    "steps": 14_670,
+                    "warmup_fraction": 0.03,
+                },
+            ),
+            (
+                "dpo",
+                {
+                    "loss_type": "sigmoid_norm",
+                    "beta": 5.0,
+                    "learning_rate": 5e-7,
+                    "batch_size": 8,
+                    "gradient_accumulation": 16,
+                    "steps": 2_120,
+                },
+            ),
+            (
+                "grpo",
+                {
+                    "reward": "constraints",
+                    "learning_rate": 5e-7,
+                    "beta": 0.01,
+                    "group_size": 16,
+                    "rollout_batch_size": 768,
+                    "minibatch_size": 768,
+                    "gradient_accumulation": 48,
+                    "iterations": 2_000,
+                    "max_new_tokens": 512,
+                },
+            ),
+        ),
+    ),
 }

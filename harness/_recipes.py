@@ -373,7 +373,8 @@ def _method(path: KeyPath, problems: list[Problem]) -> type[Method[Params]] | No
     key = str(path[-1])
     message = ""
     if not _METHOD_NAME.fullmatch(key) or (":" not in key and key not in method_names()):
-        message = f"unknown method{suggestion(key, [*method_names(), 'use'])}; your own method is package.module:Class"
+        near = suggestion(key, [*method_names(), "pipeline", "repeat", "use"]) or "; `harness list methods` shows them"
+        message = f"unknown method{near}; your own method is package.module:Class"
     else:
         try:
             method = find_method(key)
