@@ -16,9 +16,11 @@ Turn = dict[str, str]
 _COLUMNS = {
     "instructions": "prompt+completion, messages, or instruction+output",
     "preferences": "chosen+rejected, with prompt or without",
-    "prompts": "prompt or instruction",
+    "prompts": "prompt, instruction or question",
     "text": "text",
 }
+_ASKED = ("prompt", "instruction", "question")
+"""The columns that a prompt may stand in; the first that is there counts."""
 
 
 def rows_of_kind(rows: "Dataset", kind: DatasetKind, name: str) -> "Dataset":
@@ -40,12 +42,27 @@ def rows_of_kind(rows: "Dataset", kind: DatasetKind, name: str) -> "Dataset":
                 ) from error
             raise UserError(f"dataset {name!r}, row {number}: {error}; mend or remove the row") from error
         if new is not None:
-            if isinstance(row.get("constraints"), str):
+            if kind == "prompts":
+                new = {**_further(row), **new}
+            elif isinstance(row.get("constraints"), str):
                 new["constraints"] = row["constraints"]
             converted.append(new)
     if not converted:
         raise UserError(f"dataset {name!r} has no rows that make {kind}; expected {_COLUMNS[kind]}")
     return datasets.Dataset.from_list(converted)
+
+
+def _further(row: Mapping[str, object]) -> dict[str, object]:
+    """The columns by which a response may be checked, such as `answer`: those that JSON can hold."""
+    return {name: value for name, value in row.items() if name not in _ASKED and _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, str | int | float)
 
 
 def _has_columns(row: Mapping[str, object], kind: DatasetKind) -> bool:
@@ -58,7 +75,7 @@ def _has_columns(row: Mapping[str, object], kind: DatasetKind) -> bool:
             {"instruction", "response"},
         ],
         "preferences": [{"chosen", "rejected"}],
-        "prompts": [{"prompt"}, {"instruction"}],
+        "prompts": [{name} for name in _ASKED],
         "text": [{"text"}],
     }
     return any(layout <= have for layout in layouts[kind])
@@ -76,11 +93,10 @@ def _row(row: Mapping[str, object], kind: DatasetKind) -> dict[str, object] | No
         return _instruction(row)
     if kind == "preferences":
         return _preference(row)
-    if "prompt" not in row:
-        return {"prompt": [_turn("user", _text(row, "instruction"))]}
-    if isinstance(row["prompt"], list):
+    column = next((name for name in _ASKED if name in row), "prompt")
+    if column == "prompt" and isinstance(row.get("prompt"), list):
         return {"prompt": _turns(row, "prompt")}
-    return {"prompt": [_turn("user", _text(row, "prompt"))]}
+    return {"prompt": [_turn("user", _text(row, column))]}
 
 
 def _instruction(row: Mapping[str, object]) -> dict[str, object]:

@@ -53,6 +53,16 @@ def test_bundled_training_sets_come_from_the_bundle_whatever_the_source(tmp_path
             },
         ),
         ("prompts", {"prompt": "Why?"}, {"prompt": [{"role": "user", "content": "Why?"}]}),
+        (
+            "prompts",
+            {"question": "2 + 2?", "answer": "#### 4", "hints": {"steps": [1, None]}},
+            {"prompt": [{"role": "user", "content": "2 + 2?"}], "answer": "#### 4", "hints": {"steps": [1, None]}},
+        ),
+        (
+            "prompts",
+            {"instruction": "Add 2 and 2", "question": "not this", "answer": 4},
+            {"prompt": [{"role": "user", "content": "Add 2 and 2"}], "answer": 4},
+        ),
         ("text", {"text": "words"}, {"text": "words"}),
     ],
 )
@@ -60,6 +70,32 @@ def test_common_columns_become_conversations(tmp_path: Path, kind: str, row: dic
     rows, fingerprint = load_training_set("org/set", kind, _mirror(tmp_path, json.dumps(row) + "\n"))  # type: ignore[arg-type]
     assert rows[0] == expected
     assert len(fingerprint) == 32
+
+
+def test_a_changed_answer_is_another_set_of_prompts(tmp_path: Path) -> None:
+    """What a verifier compares with decides what a policy learns."""
+    found = {}
+    for answer in ("#### 4", "#### 5"):
+        source = _mirror(tmp_path, json.dumps({"question": "2 + 2?", "answer": answer}) + "\n")
+        found[answer] = load_training_set("org/set", "prompts", source)[1]
+    assert found["#### 4"] != found["#### 5"]
+
+
+def test_gsm8k_makes_prompts_with_answers() -> None:
+    rows, _ = load_training_set("openai/gsm8k:main:train", "prompts", DataSource("bundled"))
+    assert rows[0]["prompt"][0]["content"].endswith("?")
+    assert all("#### " in row["answer"] for row in rows)
+
+
+def test_what_json_cannot_hold_is_left_out_of_prompts() -> None:
+    import datetime
+
+    import datasets
+
+    from harness._rows import rows_of_kind
+
+    row = {"prompt": "Why?", "seen": datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC), "answer": "1"}
+    assert rows_of_kind(datasets.Dataset.from_list([row]), "prompts", "org/set").column_names == ["answer", "prompt"]
 
 
 def test_an_edited_row_is_seen(tmp_path: Path) -> None:
