@@ -121,9 +121,11 @@ def score(job: Job, model: Any, tokenizer: Any) -> dict[str, dict[str, float]]: 
         batch_size=job["batch"],
         logits_cache=job["cache"],
     )
+    manager = TaskManager()
+    with DataSource("bundled").as_hub(), contextlib.redirect_stderr(io.StringIO()):
+        tasks = manager.load(list(job["tasks"]))["tasks"]
     for name, settings in job["tasks"].items():
-        with DataSource("bundled").as_hub(), contextlib.redirect_stderr(io.StringIO()):
-            task = TaskManager().load([name])["tasks"][name]
+        task = tasks[name]
         task.set_config("num_fewshot", settings.get("num_fewshot", task.config.num_fewshot or 0))
         if "max_gen_toks" in settings:
             task.set_config("generation_kwargs", {"max_gen_toks": settings["max_gen_toks"]}, update=True)
