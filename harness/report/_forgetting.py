@@ -36,7 +36,7 @@ _DOCUMENTS = """
         s.score
     FROM steps f JOIN raw.samples s USING (measurement) WHERE s.half = 'final'
 """
-_STEPS = (0.02, 0.1, 0.3)
+_STEPS = (0.05, 0.2, 0.4)
 """Change of the loss, as a share of the base model's, from which a cell has the next shade."""
 _LEAST = 2
 """Steps from which on there is something to forget."""
