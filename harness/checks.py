@@ -39,6 +39,7 @@ def suite_problems(suite: Suite, source: DataSource) -> Iterable[str]:
     yield from _dataset_problems(suite, source)
     yield from _import_problems(suite, where)
     yield from _outside_problems(suite, where)
+    yield from _soft_prompt_problems(suite, where)
     yield from _quality_problems(suite, where)
     if suite.measure.tasks:
         from harness.measure.tasks import task_datasets, task_problem
@@ -173,6 +174,17 @@ def _outside_problems(suite: Suite, where: str) -> Iterable[str]:
                     method.reads(step.settings)
                 except UserError as error:
                     yield f"{where}: recipes.{recipe}: {step.name}: {error}"
+
+
+def _soft_prompt_problems(suite: Suite, where: str) -> Iterable[str]:
+    for recipe in suite.recipe_order():
+        if any("prompt_tuning" in step.choices("adapter") for step in suite.steps(recipe)):
+            for target in suite.targets_of(recipe):
+                if target.attention not in ("sdpa", "eager"):
+                    yield (
+                        f"{where}: recipes.{recipe}: {target.attention} attention (target {target.name}) runs no soft prompt "
+                        "(adapter prompt_tuning): leave that target out, or choose another adapter"
+                    )
 
 
 def _quality_problems(suite: Suite, where: str) -> Iterable[str]:

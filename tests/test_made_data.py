@@ -322,3 +322,10 @@ def test_a_judge_is_part_of_the_key_and_its_prices_are_not(tiny_model: Path, tmp
     taken = "judges: {r: {endpoint: 'http://127.0.0.1:9/v1', model: m}}\n"
     with pytest.raises(UserError, match=r"judges\.r: a judge needs a name of its own"):
         _suite(tmp_path, "m", "r: [{sft: {}}]", taken)
+
+
+def test_a_soft_prompt_is_refused_on_attention_that_cannot_run_it(tiny_model: Path, tmp_path: Path) -> None:
+    targets = "targets: [{name: plain}, {name: flexible, attention: flex}]\n"
+    soft = "r: [{sft: {adapter: prompt_tuning, lora_merge: false}}]"
+    with pytest.raises(UserError, match=r"flex attention \(target flexible\) runs no soft prompt"):
+        gather_facts(_suite(tmp_path, tiny_model, soft, targets))
