@@ -182,8 +182,8 @@ def _soft_prompt_problems(suite: Suite, where: str) -> Iterable[str]:
             for target in suite.targets_of(recipe):
                 if target.attention not in ("sdpa", "eager"):
                     yield (
-                        f"{where}: recipes.{recipe}: {target.attention} attention (target {target.name}) runs no soft prompt "
-                        "(adapter prompt_tuning): leave that target out, or choose another adapter"
+                        f"{where}: recipes.{recipe}: {target.attention} attention (target {target.name}) runs no "
+                        "soft prompt (adapter prompt_tuning): leave that target out, or choose another adapter"
                     )
 
 
