@@ -297,3 +297,11 @@ def test_a_response_is_scored_against_the_row_of_its_prompt(tiny_model: Path, tm
 def own_row(prompt: Any, response: str, row: Any) -> float:
     """The number of the row, if the prompt is the row's."""
     return float(row["answer"]) if prompt[0]["content"] == f"say {row['answer']}" else -1.0
+
+
+def test_the_second_matrix_of_lora_plus_learns_faster(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {"adapter": "lora_plus", "lora_rank": 4, "lora_plus_ratio": 8.0, "learning_rate": 1e-3, "warmup": 0.0}
+    trainer = _trainer("grpo", make_inputs(tiny_model, tiny_model), tmp_path, reward=VOWELS, **settings)
+    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(trainer.weights)
+    trainer.train()
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([1e-3, 8e-3])
