@@ -22,6 +22,9 @@ __all__ = ["Rollout", "sample"]
 _DROP_AT = 0.25
 """Dropping rows copies the cache (a third of a step's time): worth it from this fraction of ended rows on."""
 
+_WORTH = 16
+"""Tokens that prompts must have in common to be read apart: a forward pass more."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -55,6 +58,14 @@ def _layer_class() -> type[Any]:
                 rows, heads, self.length, value_states.shape[-1], dtype=self.dtype, device=self.device
             )
             self.is_initialized = True
+
+        def spread(self, rows: int) -> None:
+            """The one row that is stored, as many times."""
+            for name in ("keys", "values"):
+                one = getattr(self, name)
+                several = torch.zeros(rows, *one.shape[1:], dtype=one.dtype, device=one.device)
+                several[:, :, : self.filled] = one[:, :, : self.filled]
+                setattr(self, name, several)
 
         def update(
             self,
@@ -97,6 +108,34 @@ def _choose(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor
     return tokens, (chosen - peak - total.log())[:, 0]
 
 
+def _read(trunk: Any, ids: Tensor, lengths: Tensor, cache: Any, *, share: bool) -> Tensor:  # noqa: ANN401  # transformers is untyped here
+    """Put prompts [rows, tokens] into the empty cache; the last hidden state of each, [rows, width]."""
+    own, place, start = ids, torch.arange(len(ids), device=ids.device), 0
+    if share:
+        own, place = torch.unique(ids, dim=0, return_inverse=True)
+        start = _begin_alike(own, int(lengths.min()))
+        if start:
+            trunk(own[:1, :start], past_key_values=cache, use_cache=True)
+            for stored in cache.layers:
+                stored.spread(len(own))
+    positions = torch.arange(start, ids.shape[1], device=ids.device)[None]
+    hidden = trunk(own[:, start:], position_ids=positions, past_key_values=cache, use_cache=True).last_hidden_state
+    if len(own) < len(ids):
+        for stored in cache.layers:
+            stored.batch_select_indices(place)
+    found: Tensor = hidden[place, lengths - 1 - start]
+    return found
+
+
+def _begin_alike(ids: Tensor, shortest: int) -> int:
+    """How many tokens all rows begin with, the last of the shortest left out; 0 where that saves nothing."""
+    if len(ids) == 1:
+        return 0
+    alike = (ids[:, : shortest - 1] == ids[:1, : shortest - 1]).all(0)
+    count = int(alike.long().cumprod(0).sum())
+    return count if count >= _WORTH else 0
+
+
 @torch.no_grad()
 def sample(
     model: "PreTrainedModel",
@@ -107,6 +146,7 @@ def sample(
     eos: int,
     pad: int,
     generator: torch.Generator,
+    share_prompts: bool = False,
 ) -> Rollout:
     """One response to each prompt (token ids), ended by `eos` or by the length limit.
 
@@ -114,6 +154,8 @@ def sample(
         model: a causal model in eval mode; call within autocast if it needs it.
         temperature: 0 takes the likeliest token.
         generator: on the CPU; exactly `max_new_tokens * len(prompts)` numbers are drawn, whatever is sampled.
+        share_prompts: read equal prompts once, and what all begin with (examples, a system turn) once: exact, but for
+            the rounding of smaller products.
 
     Raises:
         InfeasibleError: the logits are not finite.
@@ -136,8 +178,7 @@ def sample(
     visible = torch.ones(rows, longest + max_new_tokens, dtype=torch.bool, device=device)
     visible[:, :longest] = torch.arange(longest, device=device) < lengths[:, None]
     trunk, head = model.base_model, model.get_output_embeddings()
-    hidden = trunk(ids, past_key_values=cache, use_cache=True).last_hidden_state
-    logits = head(hidden[torch.arange(rows, device=device), lengths - 1])
+    logits = head(_read(trunk, ids, lengths, cache, share=share_prompts))
 
     tokens = torch.full((rows, max_new_tokens), pad, device=device)
     mask = torch.zeros(rows, max_new_tokens, dtype=torch.bool, device=device)

@@ -111,3 +111,26 @@ def test_a_broken_model_is_infeasible(loaded: LoadedModel) -> None:
         next(itertools.islice(loaded.model.parameters(), 3, None)).fill_(float("nan"))
     with pytest.raises(InfeasibleError, match="not finite"):
         draw(loaded, PROMPTS)
+
+
+@pytest.mark.parametrize("begin", [[], [300 + n for n in range(20)]], ids=["apart", "begin-alike"])
+@pytest.mark.parametrize("quick", [False, True])
+def test_prompts_that_are_shared_are_answered_as_if_each_were_read(
+    loaded: LoadedModel, begin: list[int], quick: bool
+) -> None:
+    prompts = [begin + p for p in PROMPTS for _ in range(3)]
+    read: list[int] = []
+    loaded.model.base_model.register_forward_pre_hook(
+        lambda _module, args, kwargs: read.append((args[0] if args else kwargs["input_ids"]).numel()), with_kwargs=True
+    )
+    with quick_attention(*([loaded.model] if quick else [])):
+        draw(loaded, prompts, share_prompts=True, max_new_tokens=1)
+        few = sum(read)
+        read.clear()
+        draw(loaded, prompts, max_new_tokens=1)
+        assert few < sum(read) / 2.5
+        found = draw(loaded, prompts, share_prompts=True)
+        plain = draw(loaded, prompts)
+    assert torch.equal(found.tokens, plain.tokens)
+    assert torch.equal(found.mask, plain.mask)
+    torch.testing.assert_close(found.logprobs, plain.logprobs, atol=1e-5, rtol=1e-5)
