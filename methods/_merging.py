@@ -1,8 +1,9 @@
 """The arithmetic of model merging: one tensor of several models, and of the base that they all started from, to one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,11 +81,22 @@ def _arc(a: Tensor, b: Tensor, share: float) -> Tensor:
     return of_a * a + of_b * b
 
 
-def trim_level(vectors: Sequence[Tensor], density: float) -> float:
-    """The magnitude that the largest `density` of all entries of a task vector reach (its tensors together)."""
-    sizes = torch.cat([v.detach().abs().flatten() for v in vectors])
-    kept = max(1, round(density * sizes.numel()))
-    return float(sizes.kthvalue(sizes.numel() - kept + 1).values)
+def trim_level(vectors: Iterable[Tensor], entries: int, density: float) -> float:
+    """The magnitude that the largest `density` of all entries of a task vector reach (its tensors together).
+
+    Args:
+        vectors: its tensors, one after the other, so that it need not be in memory whole.
+        entries: how many they have together.
+    """
+    sizes = np.empty(entries, dtype=np.float32)
+    at = 0
+    for vector in vectors:
+        sizes[at : at + vector.numel()] = vector.detach().abs().flatten().cpu().numpy()
+        at += vector.numel()
+    place = entries - max(1, round(density * entries))
+    # In place: torch's kthvalue would make a copy, and indices of 8 bytes each.
+    sizes.partition(place)
+    return float(sizes[place])
 
 
 def trimmed(vector: Tensor, level: float) -> Tensor:

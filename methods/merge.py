@@ -189,7 +189,8 @@ def _levels(
 
     if params.how != "ties":
         return []
-    return [trim_level([model[n] - start for n, start in base.items()], params.density) for model in models]
+    entries = sum(start.numel() for start in base.values())
+    return [trim_level((model[n] - start for n, start in base.items()), entries, params.density) for model in models]
 
 
 def _merged(

@@ -106,7 +106,7 @@ def test_slerp_of_nearly_equal_tensors_is_their_mean(models: list[Path], tmp_pat
 
 def test_ties_trims_elects_and_averages_as_in_the_paper() -> None:
     vectors = [T([5.0, -4.0, 0.1, 3.0]), T([4.0, 3.0, -0.2, -2.0]), T([-6.0, -1.0, 0.3, 0.5])]
-    levels = [trim_level([v], 0.5) for v in vectors]
+    levels = [trim_level([v], 4, 0.5) for v in vectors]
     assert levels == [4.0, 3.0, 1.0]
     kept = [trimmed(v, level) for v, level in zip(vectors, levels, strict=True)]
     assert [k.tolist() for k in kept] == [[5, -4, 0, 0], [4, 3, 0, 0], [-6, -1, 0, 0]]
