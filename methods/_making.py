@@ -201,6 +201,7 @@ class Writer:
                 eos=eos,
                 pad=eos if pad is None else int(pad),
                 generator=self.generator,
+                share_prompts=True,
             )
         texts = []
         for tokens, mask, ended in zip(found.tokens, found.mask, found.ended.tolist(), strict=True):
