@@ -343,5 +343,6 @@ def test_a_sweep_goes_on_after_a_full_disk_and_computes_a_damaged_artifact_anew(
     assert store.query("SELECT count(*) FROM failures").item() == 0
     assert store.query("SELECT method, count(*) FROM stages GROUP BY ALL ORDER BY ALL").rows() == [
         ("dpo", 1),
+        ("methods._reference_logprobs:ReferenceLogprobs", 1),
         ("sft", 1),
     ]

@@ -71,9 +71,9 @@ def _trials(results: Path, sweep: str, numbers: int) -> list[Any]:
 def test_a_first_plan_counts_what_is_computed(before: tuple[Path, Plan]) -> None:
     results, plan = before
     found = plan.estimate
-    # SFT and the first trial's DPO are known, the second trial's and no more: one seed.
-    assert (found.new, found.cached, found.undecided) == (2, 0, 1)
-    assert found.stages == _counts(results)[0] == 3
+    # SFT, what it says as DPO's reference and the first trial's DPO are known, the second's and no more: one seed.
+    assert (found.new, found.cached, found.undecided) == (3, 0, 1)
+    assert found.stages == _counts(results)[0] == 4
     assert (found.orphaned, found.measured) == (0, 0)
 
 
@@ -81,16 +81,16 @@ def test_a_first_plan_counts_what_is_computed(before: tuple[Path, Plan]) -> None
     ("change", "stages", "measurements", "orphaned"),
     [
         # The first two trials are found; of the two that follow, the third's settings are known.
-        pytest.param(MORE_TRIALS, (1, 3, 1), None, 0, id="more-trials"),
-        pytest.param(ANOTHER_RECIPE, (1, 3, 1), None, 0, id="another-recipe"),
-        # Another DPO: SFT is found, both trials are not.
-        pytest.param("recipes.dpo.1.dpo.steps=2", (1, 1, 1), None, 2, id="another-setting"),
+        pytest.param(MORE_TRIALS, (1, 4, 1), None, 0, id="more-trials"),
+        pytest.param(ANOTHER_RECIPE, (1, 4, 1), None, 0, id="another-recipe"),
+        # Another DPO, which sees more rows: SFT is found, what it says of them and both trials are not.
+        pytest.param("recipes.dpo.1.dpo.steps=2", (2, 1, 1), None, 3, id="another-setting"),
         # Tuning goes by the gold reward, so that every trial and choice is found: the three models have the new task.
-        pytest.param("measure.tasks.hellaswag={limit: 4}", (0, 3, 0), 3, 0, id="another-task"),
-        # SFT and the chosen DPO with the new seed, each with its two final measurements.
-        pytest.param("seeds=[0, 1]", (2, 3, 0), 4, 0, id="another-seed"),
+        pytest.param("measure.tasks.hellaswag={limit: 4}", (0, 4, 0), 3, 0, id="another-task"),
+        # SFT, its reference and the chosen DPO with the new seed, each policy with its two final measurements.
+        pytest.param("seeds=[0, 1]", (3, 4, 0), 4, 0, id="another-seed"),
         # The same numerics under another name, and others that nothing is tuned on.
-        pytest.param("targets=[{name: again}, {name: far, dtype: bfloat16}]", (0, 3, 0), 0, 0, id="another-target"),
+        pytest.param("targets=[{name: again}, {name: far, dtype: bfloat16}]", (0, 4, 0), 0, 0, id="another-target"),
     ],
 )
 def test_a_changed_suite_computes_what_its_plan_said(

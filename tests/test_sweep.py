@@ -43,6 +43,7 @@ seeds: [0, 1]
 budget: {{trials_per_cell: 2}}
 """
 
+REFERENCE = "methods._reference_logprobs:ReferenceLogprobs"
 TRIALS = "SELECT recipe, trial, seed, phase, state, settings, objectives, artifact FROM trials ORDER BY ALL"
 SCORES = "SELECT recipe, trial, seed, phase, split, task, metric, value, n, measurement FROM scores ORDER BY ALL"
 
@@ -93,9 +94,10 @@ def test_a_sweep_answers(swept: tuple[Path, "subprocess.CompletedProcess[str]"],
         ("ppo", "tune", "complete", 2),
         ("sft", "final", "complete", 2),
     ]
-    # SFT and the reward model are shared between recipes and trials: 2 seeds each, and 2 + 1 of DPO and of PPO.
+    # SFT, the reward model and what the reference says are shared between recipes and trials: 2 seeds each, and 2 + 1
+    # of DPO and of PPO.
     computed = _rows(results, "SELECT method, count(*) FROM stages GROUP BY ALL ORDER BY ALL")
-    assert computed == [("dpo", 3), ("ppo", 3), ("reward_model", 2), ("sft", 2)]
+    assert computed == [("dpo", 3), (REFERENCE, 2), ("ppo", 3), ("reward_model", 2), ("sft", 2)]
     assert _rows(results, "SELECT count(*) FROM failures") == [(0,)]
     assert load_suite(suite_file).sweep_id() == _rows(results, "SELECT sweep FROM suites")[0][0]
 
@@ -137,8 +139,8 @@ def test_again_recomputes_nothing(swept: tuple[Path, "subprocess.CompletedProces
     before = _rows(results, TRIALS), _rows(results, SCORES), _rows(results, "SELECT count(*) FROM stages")
     command = _command(suite_file, results)[3:]
     shown = commanded(*command, "--dry-run")
-    assert re.search(r"^stages after sharing +10 *$", shown.stdout, re.MULTILINE)
-    assert re.search(r"^cached already +10 *$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^stages after sharing +12 *$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^cached already +12 *$", shown.stdout, re.MULTILINE)
     assert re.search(r"^measurements +(\d+) of \1 cached *$", shown.stdout, re.MULTILINE)
     done = commanded(*command)
     assert done.returncode == 0, done.stderr
