@@ -8,6 +8,8 @@ from harness._measures import Direction, Strict
 
 __all__ = ["Budget", "DocumentRungs", "EarlyStopping", "TrainingRungs"]
 
+_CHECKPOINT_MINUTES = 10.0
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -48,6 +50,13 @@ class Budget(Strict):
     measure_minutes: float | None = Field(
         default=None, gt=0, description="a measurement that runs longer is stopped and its trial pruned; null: no limit"
     )
+    checkpoint_minutes: float | None = Field(
+        default=_CHECKPOINT_MINUTES,
+        gt=0,
+        description="minutes between two checkpoints of a stage that trains, from which it goes on where its worker or "
+        "the sweep was killed; null: it begins anew",
+        exclude_if=lambda minutes: bool(minutes == _CHECKPOINT_MINUTES),
+    )
     memory_gb: float | None = Field(
         default=None,
         gt=0,
@@ -59,6 +68,11 @@ class Budget(Strict):
     def stage_seconds(self) -> float | None:
         """The bound on a stage, s."""
         return None if self.stage_minutes is None else self.stage_minutes * 60
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Between two checkpoints of a stage, s; None: there are none."""
+        return None if self.checkpoint_minutes is None else self.checkpoint_minutes * 60
 
     @property
     def measure_seconds(self) -> float | None:

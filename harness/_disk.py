@@ -21,7 +21,7 @@ _ADVICE = {
     errno.EIO: "the disk is failing: copy the folder to another one, and name that with --results",
 }
 _PROBE_BYTES = 2**20
-_PARTS = ("artifacts", "shards", "work", "scratch", "failed")
+_PARTS = ("artifacts", "checkpoints", "shards", "work", "scratch", "failed")
 _FILES = ("harness.duckdb", ".harness.lock", ".sweep.lock")
 
 

@@ -30,6 +30,8 @@ class Folders:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.artifacts = results / "artifacts"
+        self.checkpoints = results / "checkpoints"
+        """What a stage that was interrupted goes on from, in a folder named by its key."""
         self.votes = results / "votes"
         """What judges behind endpoints have said, by content: no vote is paid twice."""
 

@@ -33,6 +33,7 @@ _SWEEPS = """
     FROM raw.sweep_events GROUP BY sweep ORDER BY max((batch, batch_row))
 """
 _UNUSED = "no run of any sweep goes by it"
+_OLD_S = 14 * 86_400.0
 _REMOVED, _DAMAGED = ".removed-", ".damaged-"
 
 
@@ -166,6 +167,11 @@ def _leftovers(results: Path, folders: Folders) -> Iterator[Garbage]:
             yield _garbage(path, None, "not wholly removed the last time")
         elif path.name.startswith("."):
             yield _garbage(path, None, "half-written by a process that has ended")
+    for path in _entries(folders.checkpoints):
+        if folders.has(path.name):
+            yield _garbage(path, None, "checkpoints of a stage that is complete")
+        elif time.time() - path.lstat().st_mtime > _OLD_S:
+            yield _garbage(path, None, "checkpoints of a stage that was interrupted more than two weeks ago")
     for name in ("scratch", "work"):
         for path in _entries(results / name):
             yield _garbage(path, None, "left by a process that has ended")

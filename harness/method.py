@@ -170,6 +170,23 @@ class Context:
     deadline: float | None = None
     round: int = 0
     """Which time round a repeated group of steps this is; who takes only some of the prompts takes others each time."""
+    checkpoints: Path | None = None
+    """A folder of this stage that outlives a killed worker: for what it takes to go on. None: no checkpoints."""
+    checkpoint_s: float = 600.0
+    """Seconds between two of them."""
+    before_s: float = 0.0
+    """Seconds that the stage took before it went on from a checkpoint."""
+    began: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """What the stage has taken so far, s: also before its worker was killed, as far as that was kept."""
+        return self.before_s + time.monotonic() - self.began
+
+    def resumed(self, seconds: float) -> None:
+        """The stage goes on from a checkpoint, made when it had taken so long: its deadline is no later for it."""
+        self.before_s += seconds
+        if self.deadline is not None:
+            self.deadline -= seconds
 
     def check(self) -> None:
         """Call once a step.

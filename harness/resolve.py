@@ -237,6 +237,7 @@ def _stage(
         round=step.round,
         endpoint=_endpoint(facts, inputs.get("judge", "")),
         limit_s=facts.suite.budget.stage_seconds,
+        checkpoint_s=facts.suite.budget.checkpoint_seconds,
         memory_mb=facts.suite.budget.memory_mb,
         label=f"{run.recipe} {step.name}{_round(step)} seed {run.seed}",
     )

@@ -344,13 +344,15 @@ class Suite(Strict):
         return {f"{step.name}.{key}": space for step in own for key, space in step.spaces.items()}
 
     def identity(self) -> dict[str, object]:
-        """What decides the numbers, canonical: not the name, the question, workers, retries, the noise floor, or the
-        order of recipes.
+        """What decides the numbers, canonical: not the name, the question, workers, retries, checkpoints, the noise
+        floor, or the order of recipes.
 
         Settings are typed and complete, with each method's version, so that a changed default is another sweep.
         """
         without = dict.fromkeys(("name", "question", "recipes", "objectives", "workers", "retries"), True)
-        plain = self.model_dump(mode="json", exclude={**without, "measure": {"noise_floor"}})
+        plain = self.model_dump(
+            mode="json", exclude={**without, "measure": {"noise_floor"}, "budget": {"checkpoint_minutes"}}
+        )
         if self.judges:
             plain["judges"] = {name: judge.identity() for name, judge in self.judges.items()}
         if self.measure.judge is not None:

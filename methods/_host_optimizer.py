@@ -44,6 +44,18 @@ class HostOptimizer(torch.optim.Optimizer):
                 copy.grad = None
         return loss
 
+    def state_dict(self) -> dict[str, Any]:
+        """That of the optimizer on the host."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a state of `state_dict`, and with the weights as they are now."""
+        self.inner.load_state_dict(state_dict)
+        for group, host in zip(self.param_groups, self.inner.param_groups, strict=True):
+            group["lr"] = float(host["lr"])
+            for weight, copy in zip(group["params"], host["params"], strict=True):
+                copy.data.copy_(weight)
+
 
 def _on_host(weight: torch.Tensor) -> torch.nn.Parameter:
     host = weight.detach().to("cpu", copy=True)

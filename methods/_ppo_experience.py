@@ -1,9 +1,8 @@
 """From prompts to a batch to learn from: responses are sampled, scored by every model, and given advantages."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -86,16 +85,31 @@ class Collector:
     def __init__(self, models: Models, texts: Texts, params: "PPOParams", generator: torch.Generator) -> None:
         self.models, self.texts, self.params, self.generator = models, texts, params, generator
         self.score_shift: tuple[float, float] | None = None if params.normalize_reward else (0.0, 1.0)
-        self._order = self._endless_order()
+        self._left: list[int] = []
+        """Prompts that this time round are still to come."""
 
-    def _endless_order(self) -> Iterator[int]:
-        while True:
-            yield from torch.randperm(len(self.texts.prompts), generator=self.generator).tolist()
+    def state(self) -> dict[str, object]:
+        """Where it is: what a checkpoint holds of it, beside the generator's state."""
+        return {"left": list(self._left), "score_shift": self.score_shift}
+
+    def go_on(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `state`."""
+        self._left, self.score_shift = list(state["left"]), state["score_shift"]
+
+    def _next(self, count: int) -> list[int]:
+        found: list[int] = []
+        while len(found) < count:
+            if not self._left:
+                self._left = torch.randperm(len(self.texts.prompts), generator=self.generator).tolist()
+            taken = count - len(found)
+            found += self._left[:taken]
+            self._left = self._left[taken:]
+        return found
 
     def sample(self) -> Responses:
         """Responses of the present policy to the next prompts."""
         params, texts, sampler = self.params, self.texts, self.models.sampler
-        prompts = [texts.prompts[i] for i in itertools.islice(self._order, params.rollout_batch_size)]
+        prompts = [texts.prompts[i] for i in self._next(params.rollout_batch_size)]
         sampler.refresh()
         with sampler.context():
             rollout = sample(

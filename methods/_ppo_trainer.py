@@ -3,12 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from harness.method import Context, Inputs, Trained
 from methods._adapters import beside
+from methods._checkpoint import Checkpoints, random_state, set_random_state
 from methods._meter import Meter
 from methods._optimizer import state_mb
 from methods._peft_model import leave
@@ -17,11 +19,14 @@ from methods._ppo_experience import Collector, Experience
 from methods._ppo_math import AdaptiveKl, FixedKl, finite, learning_rate_factor
 from methods._ppo_setup import load_pair, make_models, make_texts
 from methods._ppo_update import Learner
+from methods._resume import trained_state
 
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
 
 __all__ = ["Trainer"]
+
+_FINAL = ("reward", "kl", "entropy", "length", "eos_fraction")
 
 
 class Trainer:
@@ -41,31 +46,75 @@ class Trainer:
             if params.kl_controller == "adaptive"
             else FixedKl(params.kl_coef)
         )
+        self.generator = generator
+        self.checkpoints = Checkpoints(context, self.models.trained.device.type)
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "training": 0.0}
+        self.tokens = 0
+        """That were sampled."""
 
     def train(self) -> Trained:
-        """All iterations; the policy, adapters merged, and the last iteration's figures."""
-        metrics: dict[str, float] = {}
-        tokens, iterations = 0, self.params.iterations
+        """All iterations; the policy, adapters merged, and the last iteration's figures.
+
+        It goes on from the stage's checkpoint, if it has one.
+        """
+        iterations = self.params.iterations
         meter = Meter(self.models.trained.device.type)
         with quick_attention(*self.models.attending), self.learner.zeros:
-            for iteration in range(iterations):
+            for iteration in range(self._resume(), iterations):
                 self.context.check()
+                if self.checkpoints.due() and iteration > 0:
+                    self.checkpoints.save(iteration, self._weights(), self._state())
                 experience, metrics = self._iterate(iteration)
-                tokens += int(experience.rollout.mask.sum())
-                self.context.log(iteration + 1, iterations, metrics)
+                self.tokens += int(experience.rollout.mask.sum())
+                self.checkpoints.log(iteration + 1, iterations, metrics)
                 meter.tick()
         figures = {
-            **{f"final_{k}": metrics[k] for k in ("reward", "kl", "entropy", "length", "eos_fraction")},
+            **{f"final_{k}": self.checkpoints.logged(k)[-1] for k in _FINAL},
             **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
             **self.learner.compute(),
             **meter.figures(),
             "optimizer_state_mb": state_mb(self.learner.optimizer),
             "iterations": float(iterations),
-            "sampled_tokens": float(tokens),
+            "sampled_tokens": float(self.tokens),
             "prompts_left_out": float(self.texts.left_out),
         }
         return self._left(figures)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        parts = {"policy": self.models.trained, "value": self.learner.value_module}
+        return {
+            f"{part}.{name}": weight
+            for part, module in parts.items()
+            if module is not None
+            for name, weight in trained_state(module).items()
+        }
+
+    def _state(self) -> dict[str, object]:
+        return {
+            "optimizer": self.learner.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": random_state(),
+            "collector": self.collector.state(),
+            "kl_coef": self.controller.coefficient,
+            "trained_tokens": self.learner.trained_tokens,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+        }
+
+    def _resume(self) -> int:
+        """Go on from the checkpoint, if there is one; how many iterations are done."""
+        if (found := self.checkpoints.resume()) is None:
+            return 0
+        found.restore(self._weights())
+        state = found.state()
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        set_random_state(state["random"])
+        self.collector.go_on(state["collector"])
+        self.controller = replace(self.controller, coefficient=state["kl_coef"])
+        self.learner.trained_tokens, self.tokens = state["trained_tokens"], state["tokens"]
+        self.seconds = state["seconds"]
+        return found.step
 
     def _iterate(self, iteration: int) -> tuple[Experience, dict[str, float]]:
         params = self.params

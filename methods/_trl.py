@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
+    from methods._checkpoint import Checkpoints
+
 __all__ = [
     "TrainingParams",
     "finish",
@@ -117,7 +119,7 @@ def training_arguments(
 
 
 def _make_callback(
-    context: Context, steps: int, names: Mapping[str, str], losses: list[float], meter: Meter, zeros: KeptZeros
+    context: Context, steps: int, names: Mapping[str, str], kept: "Checkpoints", meter: Meter, zeros: KeptZeros
 ) -> "TrainerCallback":
     from transformers import TrainerCallback
 
@@ -127,13 +129,12 @@ def _make_callback(
                 return
             metrics = {ours: float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
             finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
-            context.log(state.global_step, steps, finite)
+            kept.log(state.global_step, steps, finite)
             for name in ("loss", "grad_norm"):
                 if name in metrics and name not in finite:
                     raise InfeasibleError(
                         f"{name} became {metrics[name]} at step {state.global_step} of {steps}", step=state.global_step
                     )
-            losses.append(metrics["loss"])
 
         def on_step_begin(self, *_args: object, **_: object) -> None:
             context.check()
@@ -161,7 +162,7 @@ def _memory_errors() -> Iterator[None]:
 
 
 def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dict[str, float]:
-    """Run the training loop, logging every step to the context.
+    """Run the training loop, logging every step to the context; it goes on from the stage's checkpoint, if it has one.
 
     Args:
         names: the Trainer's metric names → ours, beside loss, grad_norm and learning_rate.
@@ -178,21 +179,24 @@ def train(trainer: "Trainer", context: Context, names: Mapping[str, str]) -> dic
     import torch
     from transformers import PrinterCallback
 
+    from methods._checkpoint import Checkpoints
+    from methods._resume import checkpointing
+
     steps = trainer.args.max_steps
-    losses: list[float] = []
     base = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate"}
     trainer.remove_callback(PrinterCallback)
     choose_optimizer(trainer)
     compute = Compute(trainer.model)
     meter = Meter(trainer.args.device.type)
     zeros = KeptZeros(trainer.model)
-    trainer.add_callback(_make_callback(context, steps, {**base, **names}, losses, meter, zeros))
+    kept = Checkpoints(context, trainer.args.device.type)
+    trainer.add_callback(_make_callback(context, steps, {**base, **names}, kept, meter, zeros))
     with _memory_errors(), zeros:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=checkpointing(trainer, kept, context.scratch))
     figures = {**meter.figures(), "optimizer_state_mb": state_mb(trainer.optimizer)}
     if not all(bool(torch.isfinite(p).all()) for p in trainer.model.parameters() if p.requires_grad):
         raise InfeasibleError(f"a weight is not finite after {steps} steps", step=steps)
-    last = losses[-max(1, steps // 10) :]
+    last = kept.logged("loss")[-max(1, steps // 10) :]
     tokens = float(trainer._total_train_tokens)
     return {
         "steps": float(trainer.state.global_step),

@@ -57,6 +57,7 @@ class StageSpec(_Spec):
     threads: int = 1
     limit_s: float | None = Field(default=None, description="wall seconds; past them the stage is pruned")
     memory_mb: float | None = Field(default=None, description="resident memory; beyond it the stage is infeasible")
+    checkpoint_s: float | None = Field(default=None, description="seconds between two checkpoints; null: none")
     rungs: StageRungs | None = Field(default=None, description="where a tuning trial may be stopped; not in the key")
     label: str = ""
     urgency: int = 0

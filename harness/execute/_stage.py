@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness._disk import storage_error
 from harness.data import DataSource, load_training_set
 from harness.errors import UserError
 from harness.execute._generations import generation_rows
@@ -62,11 +63,17 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             log=curve.log,
             deadline=None if spec.limit_s is None else started + spec.limit_s,
             round=spec.round,
+            checkpoints=None if spec.checkpoint_s is None else folders.checkpoints / spec.key,
+            checkpoint_s=spec.checkpoint_s or 0.0,
+            began=started,
         )
         inputs = _inputs(spec, folders, method)
         try:
             trained = method().run(inputs, params, context)
-        except (Exception, SystemExit):
+        except (Exception, SystemExit) as error:
+            if storage_error(error, results) is None:
+                # Whoever tries this stage again may have changed what it failed for.
+                shutil.rmtree(folders.checkpoints / spec.key, ignore_errors=True)
             Store(results).append_many(curve.unfinished())
             raise
         env = environment()
@@ -81,7 +88,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             "dataset_fingerprint": spec.dataset_fingerprint,
             "seed": spec.seed,
             "precision": spec.precision,
-            "seconds": time.monotonic() - started,
+            "seconds": context.seconds(),
             "peak_rss_mb": peak_rss_mb(),
             "metrics": json.dumps(metrics, sort_keys=True),
             "environment": env.key,
@@ -106,6 +113,7 @@ def run_stage(spec: StageSpec, results: Path, log: Callable[[int, int, Mapping[s
             },
             _writer(trained, method.makes, spec.label),
         )
+        shutil.rmtree(folders.checkpoints / spec.key, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
