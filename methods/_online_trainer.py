@@ -25,6 +25,7 @@ from methods._ppo_models import Policy, Sampler, cast_linears, check_model
 from methods._ppo_update import recomputing
 from methods._rewards import Rewarder, make_rewarder
 from methods._rollout import sample
+from methods._shared_prompt import can_share
 from methods._sparsity import KeptZeros
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class OnlineTrainer:
         policy = inputs.load("policy")
         self.tokenizer, self.model = policy.tokenizer, policy.model.eval()
         check_model(self.model)
+        # Recomputed layers would run in the backward pass, when the model attends as before.
+        self.shared = can_share(self.model) and not params.gradient_checkpointing
         self._read_prompts(inputs, policy)
         self.rewarder = make_rewarder(inputs, params, context)
         precision = context.precision
@@ -114,10 +117,10 @@ class OnlineTrainer:
         else:
             self.model.requires_grad_(True)
         if objective.reference:
-            self.reference = Policy(self._frozen(inputs), precision, params.temperature)
-        self.policy = Policy(self.model, precision, params.temperature)
+            self.reference = self._seen(self._frozen(inputs))
+        self.policy = self._seen(self.model)
         # As in PPO: the ready-cast copy gives what the policy gives under autocast; merged weights round otherwise.
-        self.before = Policy(self.model if params.adapts else self.sampler.model, precision, params.temperature)
+        self.before = self._seen(self.model if params.adapts else self.sampler.model)
         self.weights: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
         if params.gradient_checkpointing and not self.model.supports_gradient_checkpointing:
             raise UserError(
@@ -162,6 +165,9 @@ class OnlineTrainer:
                 f"{self.name}: prompt and response may reach {longest} tokens, the model holds {limit}; lower "
                 "max_new_tokens or max_prompt_tokens"
             )
+
+    def _seen(self, model: Any) -> Policy:  # noqa: ANN401  # transformers is untyped
+        return Policy(model, self.context.precision, self.params.temperature, share=self.shared)
 
     def _frozen(self, inputs: Inputs) -> Any:  # noqa: ANN401  # transformers is untyped
         if self.params.adapts:
@@ -216,6 +222,7 @@ class OnlineTrainer:
                 "iterations": float(iterations),
                 "sampled_tokens": float(tokens),
                 "prompts_left_out": float(self.left_out),
+                "shared_prompt": float(self.shared),
             }
         )
 

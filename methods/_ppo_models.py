@@ -88,7 +88,7 @@ class TokenScorer:
         head = getattr(model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise UserError(
-                f"ppo needs a reward model with a linear layer `score` of one label; {type(model).__name__} has none"
+                f"a reward model needs a linear layer `score` of one label; {type(model).__name__} has none"
             )
         self.model, self.head, self.precision = model, head, precision
 
@@ -118,15 +118,18 @@ class Policy:
         temperature: float,
         value_head: nn.Linear | None = None,
         value_gradient: float = 1.0,
+        *,
+        share: bool = False,
     ) -> None:
+        """`share`: compute what rows of a batch begin with once (see `methods._shared_prompt`)."""
         self.model, self.precision, self.temperature = model, precision, temperature
+        self.share = share
         self.value_head, self.value_gradient = value_head, value_gradient
 
     def evaluate(self, batch: Batch, *, entropy: bool = False) -> Scores:
         """Log-probabilities at the sampling temperature, values and, if wanted, entropies: one forward pass."""
         with autocast(batch.ids.device, self.precision):
-            hidden = self.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-            states = hidden[batch.rows, batch.columns]
+            states = self._shared(batch) if self.share else self._plain(batch)
             logits = self.model.get_output_embeddings()(states)
         log_softmax = torch.log_softmax(logits.float() / self.temperature, dim=-1)
         logprobs = -nn.functional.nll_loss(log_softmax, batch.targets, reduction="none")
@@ -138,6 +141,26 @@ class Policy:
             values = batch.spread(self.value_head(seen)[:, 0])
         spread_entropy = batch.spread(-(log_softmax.exp() * log_softmax).sum(-1)) if entropy else None
         return Scores(batch.spread(logprobs), values, spread_entropy)
+
+    def _plain(self, batch: Batch) -> Tensor:
+        """The states [tokens, width] from which response tokens are predicted."""
+        hidden: Tensor = self.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+        return hidden[batch.rows, batch.columns]
+
+    def _shared(self, batch: Batch) -> Tensor:
+        from methods._shared_prompt import grow, sharing
+
+        counts = batch.mask.sum(1)
+        first = batch.columns[counts.cumsum(0) - counts]
+        sizes = (first + counts + 1).tolist()
+        rows = [ids[:size] for ids, size in zip(batch.ids.tolist(), sizes, strict=True)]
+        tree = grow(rows, (first + 1).tolist(), batch.ids.device)
+        with sharing(self.model):
+            states = self.model.base_model(
+                input_ids=tree.ids, position_ids=tree.positions, tree=tree, use_cache=False
+            ).last_hidden_state[0]
+        found: Tensor = states[tree.places[batch.rows, batch.columns]]
+        return found
 
 
 def cast_linears(module: nn.Module) -> None:
@@ -193,12 +216,12 @@ def check_model(model: "PreTrainedModel") -> None:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
-        raise UserError(f"ppo samples with a full-attention cache; this model's layers are {sorted(kinds)}")
+        raise UserError(f"answers are sampled with a full-attention cache; this model's layers are {sorted(kinds)}")
     ids = torch.arange(8, device=model.device)[None] % config.vocab_size
     sliced = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
     if not torch.allclose(sliced, model(input_ids=ids, use_cache=False).logits, atol=1e-4, rtol=1e-4):
         raise UserError(
-            "ppo needs logits that are a linear layer of the last hidden state; "
+            "sampling needs logits that are a linear layer of the last hidden state; "
             f"{type(model).__name__} changes them further"
         )
 

@@ -22,7 +22,7 @@ from methods._ppo_attention import quick_attention
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["NAME", "Tree", "grow", "shared_attention", "states_before"]
+__all__ = ["NAME", "Tree", "can_share", "grow", "shared_attention", "sharing", "states_before"]
 
 NAME = "harness_shared_prompt"
 """The name under which transformers knows this attention implementation."""
@@ -228,17 +228,29 @@ def shared_attention(model: "PreTrainedModel", *, wanted: bool = True) -> Iterat
         with quick_attention(model):
             yield False
         return
-    with _switched(model):
+    with sharing(model):
         yield True
 
 
+def can_share(model: "PreTrainedModel") -> bool:
+    """Whether trees are exact for this model, by its configuration and a trial; to be asked outside other attention."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
+    return _may_share(model) and _trial(model)
+
+
 @contextlib.contextmanager
-def _switched(model: "PreTrainedModel") -> Iterator[None]:
+def sharing(model: "PreTrainedModel") -> Iterator[None]:
+    """Within the block a model that `can_share` takes trees, and nothing else; then it attends as before."""
+    before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
         yield
     finally:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(before)
 
 
 def _may_share(model: "PreTrainedModel") -> bool:
@@ -263,7 +275,7 @@ def _trial(model: "PreTrainedModel") -> bool:
     model.train()
     try:
         right = [model.base_model(input_ids=tree.ids.new_tensor([r]), use_cache=False).last_hidden_state for r in rows]
-        with _switched(model):
+        with sharing(model):
             states = model.base_model(input_ids=tree.ids, position_ids=tree.positions, use_cache=False, tree=tree)
     except _UnsupportedError:
         return False
