@@ -246,9 +246,9 @@ def take_prompts(inputs: Inputs, writer: Writer, params: MakingParams, context: 
     writer.tally.counts["prompts_left_out"] = sum(ids is None for ids in known.values())
     if not chosen:
         raise UserError(
-            f"{method}: none of the {len(dataset)} prompts has text of 1 to {params.max_prompt_tokens} tokens that leaves "
-            f"room for {params.max_new_tokens} new ones in the model's {writer.limit}; raise max_prompt_tokens or lower "
-            "max_new_tokens"
+            f"{method}: none of the {len(dataset)} prompts has text of 1 to {params.max_prompt_tokens} tokens that "
+            f"leaves room for {params.max_new_tokens} new ones in the model's {writer.limit}; raise max_prompt_tokens "
+            "or lower max_new_tokens"
         )
     writer.tally.counts["prompts"] = len(chosen)
     return [Prompt(n, dataset[i]["prompt"], ids, dataset[i]) for n, (i, ids) in enumerate(chosen.items())]

@@ -25,7 +25,7 @@ class OnlinePairs(Objective):
     def weigh(self, sampled: Sampled, rewarder: Rewarder) -> tuple[Tensor, dict[str, float]]:
         """See `Objective`."""
         if self.params.reward == "judge":
-            said = [t[m].tolist() for t, m in zip(sampled.rollout.tokens, sampled.rollout.mask, strict=True)]
+            said = sampled.said()
             better = torch.tensor(rewarder.prefer(sampled.rows[::2], said[::2], said[1::2])).to(sampled.scores) - 0.5
         else:
             pairs = sampled.scores.view(-1, 2)

@@ -1,6 +1,5 @@
 """One run of learning from groups of answers: sample, score, learn, on the sampler and the models that PPO has."""
 
-import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from harness.errors import UserError
 from harness.method import Context, Inputs, LoadedModel, Trained
 from methods._adapters import beside
+from methods._checkpoint import Checkpoints, random_state, set_random_state
 from methods._compute import Compute
 from methods._meter import Meter
 from methods._optimizer import make_optimizer, set_rate, spread_rates, state_mb
@@ -23,6 +23,8 @@ from methods._ppo_experience import Responses, shuffled
 from methods._ppo_math import finite, kl_k1, kl_k3, learning_rate_factor, masked_mean
 from methods._ppo_models import Policy, Sampler, cast_linears, check_model
 from methods._ppo_update import recomputing
+from methods._prompt_order import PromptOrder
+from methods._resume import trained_state
 from methods._rewards import Rewarder, make_rewarder
 from methods._rollout import sample
 from methods._shared_prompt import can_share
@@ -35,13 +37,13 @@ __all__ = ["Objective", "OnlineTrainer", "Sampled"]
 
 Row = Mapping[str, Any]
 
+_FINAL = ("reward", "kl", "entropy", "length", "eos_fraction")
+
 
 @dataclass(frozen=True)
 class Sampled(Responses):
     """Scored responses, those to one prompt side by side. Tensors [rows, response length] but for `scores` [rows]."""
 
-    rows: list[Row]
-    """The dataset's row of each response."""
     size: int
     """Responses to one prompt."""
     scores: Tensor
@@ -131,8 +133,11 @@ class OnlineTrainer:
         self.optimizer = make_optimizer(groups, params, self.model.device.type, betas=(0.9, 0.95))
         self.zeros, self.compute = KeptZeros(self.model), Compute(self.model)
         self.generator = torch.Generator().manual_seed(context.seed)
-        self.order = self._endless_order()
-        self.trained_tokens = 0
+        self.order = PromptOrder(len(self.prompts), self.generator)
+        # Where a group of steps is repeated, each round goes on from where the one before ended.
+        self.order.take(context.round * params.iterations * self._prompts_at_once)
+        self.checkpoints = Checkpoints(context, self.model.device.type)
+        self.trained_tokens = self.tokens = 0
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "training": 0.0}
 
     def _read_prompts(self, inputs: Inputs, policy: LoadedModel) -> None:
@@ -179,14 +184,6 @@ class OnlineTrainer:
             cast_linears(reference)
         return reference
 
-    def _endless_order(self) -> Iterator[int]:
-        # Where a group of steps is repeated, each round goes on from where the one before ended.
-        passed = self.context.round * self.params.iterations * self._prompts_at_once
-        whole = itertools.chain.from_iterable(
-            torch.randperm(len(self.prompts), generator=self.generator).tolist() for _ in itertools.count()
-        )
-        return itertools.islice(whole, passed, None)
-
     @property
     def _prompts_at_once(self) -> int:
         return self.params.rollout_batch_size // self.params.group_size
@@ -194,11 +191,13 @@ class OnlineTrainer:
     def train(self) -> Trained:
         """All iterations; the policy, adapters merged, and the last iteration's figures."""
         params, iterations = self.params, self.params.iterations
-        meter, tokens, logged = Meter(self.model.device.type), 0, dict[str, float]()
+        meter = Meter(self.model.device.type)
         running = [self.model, self.sampler.model, *([self.reference.model] if self.reference else [])]
         with quick_attention(*running), self.zeros:
-            for iteration in range(iterations):
+            for iteration in range(self._resume(), iterations):
                 self.context.check()
+                if self.checkpoints.due() and iteration > 0:
+                    self.checkpoints.save(iteration, trained_state(self.model), self._state())
                 factor = learning_rate_factor(iteration, iterations, params.warmup, decay=params.schedule == "linear")
                 for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                     set_rate(group, rate * factor)
@@ -207,24 +206,48 @@ class OnlineTrainer:
                 with self._timed("training"):
                     logged |= figures | self._update(sampled, weights)
                 logged["learning_rate"] = params.learning_rate * factor
-                tokens += int(sampled.rollout.mask.sum())
-                self.context.log(iteration + 1, iterations, logged)
+                self.tokens += int(sampled.rollout.mask.sum())
+                self.checkpoints.log(iteration + 1, iterations, logged)
                 meter.tick()
-        last = ("reward", "kl", "entropy", "length", "eos_fraction")
+        last = {name: self.checkpoints.logged(name)[-1:] for name in _FINAL}
         return self._left(
             {
-                **{f"final_{name}": logged[name] for name in last if name in logged},
+                **{f"final_{name}": value for name, found in last.items() for value in found},
                 **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
                 "train_tokens": float(self.trained_tokens),
                 **self.compute.figures(self.trained_tokens, recomputed=params.gradient_checkpointing),
                 **meter.figures(),
                 "optimizer_state_mb": state_mb(self.optimizer),
                 "iterations": float(iterations),
-                "sampled_tokens": float(tokens),
+                "sampled_tokens": float(self.tokens),
                 "prompts_left_out": float(self.left_out),
                 "shared_prompt": float(self.shared),
             }
         )
+
+    def _state(self) -> dict[str, object]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": random_state(),
+            "left": list(self.order.left),
+            "trained_tokens": self.trained_tokens,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+        }
+
+    def _resume(self) -> int:
+        """Go on from the checkpoint, if there is one; how many iterations are done."""
+        if (found := self.checkpoints.resume()) is None:
+            return 0
+        found.restore(trained_state(self.model))
+        state = found.state()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        set_random_state(state["random"])
+        self.order.left = list(state["left"])
+        self.trained_tokens, self.tokens, self.seconds = state["trained_tokens"], state["tokens"], state["seconds"]
+        return found.step
 
     @torch.no_grad()
     def collect(self) -> tuple[Sampled, dict[str, float]]:
@@ -234,14 +257,13 @@ class OnlineTrainer:
             InfeasibleError: a log-probability or a score is not finite.
         """
         params = self.params
-        chosen = [self.prompts[i] for i in itertools.islice(self.order, self._prompts_at_once)]
-        rows = [row for row, _ in chosen for _ in range(params.group_size)]
+        chosen = [self.prompts[i] for i in self.order.take(self._prompts_at_once)]
         with self._timed("sampling"):
-            responses = self._sample([ids for _, ids in chosen for _ in range(params.group_size)])
+            responses = self._sample([one for one in chosen for _ in range(params.group_size)])
         rollout = responses.rollout
         with self._timed("scoring"):
-            said = [tokens[mask].tolist() for tokens, mask in zip(rollout.tokens, rollout.mask, strict=True)]
-            found = self.rewarder.score(rows, said) if self.objective.scored else [0.0] * len(said)
+            said = responses.said()
+            found = self.rewarder.score(responses.rows, said) if self.objective.scored else [0.0] * len(said)
             scores = torch.tensor(found, device=rollout.tokens.device)
             finite(float(scores.sum()), "a reward")
             minibatches = self._minibatches()
@@ -249,7 +271,6 @@ class OnlineTrainer:
         lost = params.missing_eos_penalty * (~rollout.ended).to(scores.dtype)
         sampled = Sampled(
             **vars(responses),
-            rows=rows,
             size=params.group_size,
             scores=scores - lost,
             logprobs=old,
@@ -262,7 +283,8 @@ class OnlineTrainer:
             logged |= {"reward": float(scores.mean()), "reward_std": float(spread)}
         return sampled, logged
 
-    def _sample(self, prompts: list[list[int]]) -> Responses:
+    def _sample(self, chosen: list[tuple[Row, list[int]]]) -> Responses:
+        prompts = [ids for _, ids in chosen]
         self.sampler.refresh()
         with self.sampler.context():
             rollout = sample(
@@ -275,7 +297,7 @@ class OnlineTrainer:
                 generator=self.generator,
                 share_prompts=True,
             )
-        return Responses(prompts, rollout, self.pad)
+        return Responses(prompts, [row for row, _ in chosen], rollout, self.pad)
 
     def _minibatches(self) -> list[Tensor]:
         """The numbers of the responses in a new random order, in minibatches of whole groups."""

@@ -19,6 +19,8 @@ from methods._ppo_math import (
 )
 from methods._ppo_models import Batch, pack
 from methods._ppo_setup import Models, Texts
+from methods._prompt_order import PromptOrder
+from methods._rewards import Rewarder
 from methods._rollout import Rollout, sample
 
 if TYPE_CHECKING:
@@ -37,8 +39,14 @@ class Responses:
     """Prompts and what the policy answered."""
 
     prompts: list[list[int]]
+    rows: list[Mapping[str, Any]]
+    """The dataset's row of each."""
     rollout: Rollout
     pad: int
+
+    def said(self) -> list[list[int]]:
+        """The tokens of each response, its end token included."""
+        return [tokens[mask].tolist() for tokens, mask in zip(self.rollout.tokens, self.rollout.mask, strict=True)]
 
     def batch(self, rows: Tensor) -> Batch:
         """The chosen rows, packed. The mask keeps the width of the longest response of all, chosen or not."""
@@ -53,7 +61,7 @@ class Experience(Responses):
     minibatches: list[Tensor]
     """Row numbers of the first epoch's minibatches: the old log-probabilities come from these very batches."""
     scores: Tensor
-    """The reward model's, as it gave them."""
+    """As the reward gave them."""
     logprobs: Tensor
     """The sampling policy's, by the training path."""
     entropy: Tensor
@@ -82,34 +90,33 @@ class Experience(Responses):
 class Collector:
     """Makes experience, batch after batch; it goes through the prompts in a new random order each time round."""
 
-    def __init__(self, models: Models, texts: Texts, params: "PPOParams", generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        models: Models,
+        texts: Texts,
+        params: "PPOParams",
+        generator: torch.Generator,
+        rewarder: Rewarder | None = None,
+    ) -> None:
+        """`rewarder` scores in place of a reward model."""
         self.models, self.texts, self.params, self.generator = models, texts, params, generator
         self.score_shift: tuple[float, float] | None = None if params.normalize_reward else (0.0, 1.0)
-        self._left: list[int] = []
-        """Prompts that this time round are still to come."""
+        self._order = PromptOrder(len(texts.prompts), generator)
+        self.rewarder = rewarder
 
     def state(self) -> dict[str, object]:
         """Where it is: what a checkpoint holds of it, beside the generator's state."""
-        return {"left": list(self._left), "score_shift": self.score_shift}
+        return {"left": list(self._order.left), "score_shift": self.score_shift}
 
     def go_on(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state`."""
-        self._left, self.score_shift = list(state["left"]), state["score_shift"]
-
-    def _next(self, count: int) -> list[int]:
-        found: list[int] = []
-        while len(found) < count:
-            if not self._left:
-                self._left = torch.randperm(len(self.texts.prompts), generator=self.generator).tolist()
-            taken = count - len(found)
-            found += self._left[:taken]
-            self._left = self._left[taken:]
-        return found
+        self._order.left, self.score_shift = list(state["left"]), state["score_shift"]
 
     def sample(self) -> Responses:
         """Responses of the present policy to the next prompts."""
         params, texts, sampler = self.params, self.texts, self.models.sampler
-        prompts = [texts.prompts[i] for i in self._next(params.rollout_batch_size)]
+        chosen = self._order.take(params.rollout_batch_size)
+        prompts = [texts.prompts[i] for i in chosen]
         sampler.refresh()
         with sampler.context():
             rollout = sample(
@@ -121,7 +128,7 @@ class Collector:
                 pad=texts.pad,
                 generator=self.generator,
             )
-        return Responses(prompts, rollout, texts.pad)
+        return Responses(prompts, [texts.rows[i] for i in chosen], rollout, texts.pad)
 
     @torch.no_grad()
     def score(self, responses: Responses, kl_coef: float) -> Experience:
@@ -144,7 +151,10 @@ class Collector:
             values[rows] = models.values(batch, part)
             with models.adapter_off():
                 reference[rows] = models.reference.evaluate(batch).logprobs
-            scores[rows] = models.reward.last(self._judged(responses, rows), self.texts.pad)
+            if models.reward is not None:
+                scores[rows] = models.reward.last(self._judged(responses, rows), self.texts.pad)
+        if self.rewarder is not None:
+            scores = torch.tensor(self.rewarder.score(responses.rows, responses.said())).to(scores)
         for name, tensor in (("a log-probability", old), ("a value", values), ("a reward score", scores)):
             finite(float(tensor.sum()), name)
         rewards = token_rewards(self.adjusted(scores, rollout.ended), kl_k1(old, reference), mask, kl_coef)

@@ -1,6 +1,7 @@
 """What a run of PPO works with, made and checked before its first iteration: token ids, and models in their roles."""
 
 import copy
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ class Texts:
     """Prompts as token ids, and the tokens that end a text."""
 
     prompts: list[list[int]]
+    rows: list[Mapping[str, Any]]
+    """The dataset's row of each."""
     left_out: int
     """Prompts that were empty or too long."""
     eos: int
@@ -45,7 +48,8 @@ class Models:
     sampling_policy: Policy
     """The same as it was when it sampled."""
     reference: Policy
-    reward: TokenScorer
+    reward: TokenScorer | None
+    """None where something else scores."""
     value_model: TokenScorer | None
     attending: list[Any]
     """Every model that is run."""
@@ -63,19 +67,22 @@ class Models:
         return nullcontext() if self.peft is None else as_it_came(self.peft)
 
 
-def load_pair(inputs: Inputs) -> tuple[LoadedModel, LoadedModel]:
-    """The policy and the reward model.
+def load_pair(inputs: Inputs, params: "PPOParams") -> tuple[LoadedModel, LoadedModel | None]:
+    """The policy, and the reward model where it is what scores.
 
     Raises:
         UserError: their tokenizers differ, or the policy is of a kind that PPO here does not know.
     """
-    policy, reward = inputs.load("policy"), inputs.load("reward")
+    policy = inputs.load("policy")
+    check_model(policy.model)
+    if params.reward != "model":
+        return policy, None
+    reward = inputs.load("reward")
     if policy.tokenizer.get_vocab() != reward.tokenizer.get_vocab():
         raise UserError(
             f"ppo: the reward model in {reward.folder} has another tokenizer than the policy in {policy.folder}; "
             "train the reward model from the same base model"
         )
-    check_model(policy.model)
     return policy, reward
 
 
@@ -89,7 +96,7 @@ def make_texts(inputs: Inputs, policy: LoadedModel, params: "PPOParams") -> Text
     if eos is None:
         raise UserError(f"ppo: the tokenizer in {policy.folder} names no end token (eos_token)")
     closing = closing_tokens(policy.tokenizer)
-    prompts, left_out = _prompts(inputs, policy.tokenizer, params.max_prompt_tokens)
+    prompts, rows, left_out = _prompts(inputs, policy.tokenizer, params.max_prompt_tokens)
     limit = policy.model.config.get_text_config().max_position_embeddings
     longest = max(map(len, prompts)) + params.max_new_tokens + len(closing) + 1
     if longest > limit:
@@ -97,20 +104,27 @@ def make_texts(inputs: Inputs, policy: LoadedModel, params: "PPOParams") -> Text
             f"ppo: prompt and response may reach {longest} tokens, the model holds {limit}; "
             "lower max_new_tokens or max_prompt_tokens"
         )
-    return Texts(prompts, left_out, int(eos), int(eos if pad is None else pad), closing)
+    return Texts(prompts, rows, left_out, int(eos), int(eos if pad is None else pad), closing)
 
 
-def _prompts(inputs: Inputs, tokenizer: Any, most: int) -> tuple[list[list[int]], int]:  # noqa: ANN401 -- transformers is untyped
+def _prompts(
+    inputs: Inputs,
+    tokenizer: Any,  # noqa: ANN401 -- transformers is untyped
+    most: int,
+) -> tuple[list[list[int]], list[Mapping[str, Any]], int]:
     if inputs.dataset is None:
         raise UserError("ppo needs a dataset of prompts")
-    prompts = []
+    prompts, rows = [], []
     for row in inputs.dataset:
         text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-        prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
-    kept = [p for p in prompts if 0 < len(p) <= most]
-    if not kept:
-        raise UserError(f"ppo: none of the {len(prompts)} prompts has 1 to {most} tokens; raise max_prompt_tokens")
-    return kept, len(prompts) - len(kept)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if 0 < len(ids) <= most:
+            prompts.append(ids)
+            rows.append(row)
+    count = len(inputs.dataset)
+    if not prompts:
+        raise UserError(f"ppo: none of the {count} prompts has 1 to {most} tokens; raise max_prompt_tokens")
+    return prompts, rows, count - len(prompts)
 
 
 def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", context: Context) -> Models:  # noqa: ANN401 -- transformers is untyped
@@ -121,11 +135,13 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
     """
     precision = context.precision
     model.eval()
-    value_model = copy.deepcopy(reward).eval().requires_grad_(True) if params.value == "model" else None
-    reward.eval().requires_grad_(False)
-    if precision == "bfloat16":
-        cast_linears(reward.base_model)
-    scorer = TokenScorer(reward, precision)
+    value_model = scorer = None
+    if reward is not None:
+        value_model = copy.deepcopy(reward).eval().requires_grad_(True) if params.value == "model" else None
+        reward.eval().requires_grad_(False)
+        if precision == "bfloat16":
+            cast_linears(reward.base_model)
+        scorer = TokenScorer(reward, precision)
     sampler = Sampler(model, precision, separate=precision == "bfloat16" or params.adapts)
     if params.adapts:
         peft, reference = adapted(model, params, context.seed).eval(), model

@@ -20,6 +20,7 @@ from methods._ppo_math import AdaptiveKl, FixedKl, finite, learning_rate_factor
 from methods._ppo_setup import load_pair, make_models, make_texts
 from methods._ppo_update import Learner
 from methods._resume import trained_state
+from methods._rewards import make_rewarder
 
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
@@ -34,12 +35,13 @@ class Trainer:
 
     def __init__(self, inputs: Inputs, params: "PPOParams", context: Context) -> None:
         self.params, self.context = params, context
-        policy, reward = load_pair(inputs)
+        policy, reward = load_pair(inputs, params)
         self.tokenizer = policy.tokenizer
         self.texts = make_texts(inputs, policy, params)
-        self.models = make_models(inputs, policy.model, reward.model, params, context)
+        rewarder = make_rewarder(inputs, params, context) if reward is None else None
+        self.models = make_models(inputs, policy.model, reward.model if reward else None, params, context)
         generator = torch.Generator().manual_seed(context.seed)
-        self.collector = Collector(self.models, self.texts, params, generator)
+        self.collector = Collector(self.models, self.texts, params, generator, rewarder)
         self.learner = Learner(self.models, params, context, generator)
         self.controller: FixedKl | AdaptiveKl = (
             AdaptiveKl(params.kl_coef, params.kl_target)

@@ -1,20 +1,32 @@
-"""PPO against a learned reward model, with a KL penalty to the policy it starts from."""
+"""PPO against a reward model, a verifier or a judge, with a KL penalty to the policy it starts from."""
 
 import operator
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.method import Context, Inputs, Trained, tunable
+from harness.method import Context, Inputs, Role, Trained, tunable
 from methods._adapters import AdapterMethod, lora_merge_field
 from methods._optimizer import OptimizerParams
 from methods._peft import PeftParams
+from methods._rewards import REWARD_FIXED, RewardParams, reward_needs, reward_reads
 
 __all__ = ["PPO", "PPOParams"]
 
 
-class PPOParams(OptimizerParams, PeftParams):
+def _is_model(reward: str) -> bool:
+    # Later settings, as OptimizerParams says.
+    return reward == "model"
+
+
+class PPOParams(OptimizerParams, PeftParams, RewardParams):
     """Settings of PPO. An iteration samples one batch of responses, scores it and trains on it."""
+
+    reward: str = Field("model", description=RewardParams.model_fields["reward"].description, exclude_if=_is_model)
+    judge: str | None = Field(
+        None, description=RewardParams.model_fields["judge"].description, exclude_if=operator.not_
+    )
 
     dataset: str = Field("prompts", description="prompts to answer: a bundled name or <org>/<dataset>[:config[:split]]")
     iterations: int = Field(30, ge=1, description="rollout batches")
@@ -82,6 +94,8 @@ class PPOParams(OptimizerParams, PeftParams):
             raise ValueError(
                 f"minibatch_size ({self.minibatch_size}) must not exceed rollout_batch_size ({self.rollout_batch_size})"
             )
+        if self.value == "model" and self.reward != "model":
+            raise ValueError(f"value: model is a copy of the reward model, and reward {self.reward} is none: use head")
         if not self.lora_merge and not self.adapts:
             raise ValueError("lora_merge: false needs adapters: set lora_rank")
         if self.gradient_accumulation > self.minibatch_size:
@@ -104,12 +118,23 @@ class PPO(AdapterMethod[PPOParams]):
     """
 
     name = "ppo"
-    summary = "PPO with a learned reward model and a KL penalty"
+    summary = "PPO by a reward model, a verifier or a judge, with a KL penalty"
     paper = "Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019, Huang et al. 2024"
     version = 1
     params = PPOParams
     needs = frozenset({"policy", "reference", "reward"})
     dataset_kind = "prompts"
+    fixed = AdapterMethod.fixed | REWARD_FIXED
+
+    @classmethod
+    def needs_with(cls, settings: Mapping[str, object]) -> frozenset[Role]:
+        """The policy, its reference, and who scores."""
+        return frozenset({"policy", "reference"}) | reward_needs(settings)
+
+    @classmethod
+    def reads(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
+        """The verifier, where there is one."""
+        return reward_reads(settings)
 
     def run(self, inputs: Inputs, params: PPOParams, context: Context) -> Trained:
         """Train the policy.

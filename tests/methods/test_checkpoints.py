@@ -34,6 +34,8 @@ _RECIPES: dict[str, list[dict[str, Any]]] = {
     "reward": [{"reward_model": {**_TRAIN, "held_out_pairs": 2}}],
     "ppo": [_REWARD, {"ppo": {**_ONLINE, "kl_controller": "adaptive", "normalize_reward": True}}],
     "ppo_lora": [_REWARD, {"ppo": {**_ONLINE, **_ADAPTERS}}],
+    "grpo": [_REWARD, {"grpo": {**_ONLINE, "group_size": 2}}],
+    "online_dpo_lora": [_REWARD, {"online_dpo": {**_ONLINE, **_ADAPTERS}}],
 }
 _SUITE = """
 name: checkpoints

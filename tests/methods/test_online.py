@@ -12,6 +12,8 @@ from harness.models import load_model
 from methods._online import OnlineMethod
 from methods._online_math import clipped, group_advantages, leave_one_out, pair_loss, per_tokens
 from methods._online_trainer import OnlineTrainer
+from methods._ppo_trainer import Trainer
+from methods.ppo import PPO
 from tests.methods.helpers import Log, make_context, turn
 from tests.methods.test_ppo import make_inputs, prompts, reward_folder  # noqa: F401  # a fixture
 
@@ -305,3 +307,22 @@ def test_the_second_matrix_of_lora_plus_learns_faster(tiny_model: Path, tmp_path
     assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(trainer.weights)
     trainer.train()
     assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([1e-3, 8e-3])
+
+
+def test_ppo_learns_by_a_verifier_and_holds_no_reward_model(tiny_model: Path, tmp_path: Path) -> None:
+    inputs = make_inputs(tiny_model, tiny_model)
+    settings = {"iterations": 14, "rollout_batch_size": 32, "minibatch_size": 32, "learning_rate": 1e-2, "max_kl": None}
+    params: Any = PPO.params.model_validate({**QUICK, **settings, "reward": VOWELS, "kl_coef": 0.0})
+    log = Log()
+    Trainer(inputs, params, make_context(tmp_path, log)).train()
+    rewards = log.values("reward")
+    assert sum(rewards[-3:]) > sum(rewards[:3]) + 0.05
+    assert set(inputs._loaded) == {"policy", "reference"}
+
+
+def test_a_later_choice_of_reward_changes_no_key_of_ppo() -> None:
+    assert not {"reward", "judge"} & PPO.params().model_dump(mode="json").keys()
+    assert PPO.needs_with({}) == PPO.needs
+    assert PPO.needs_with({"reward": "constraints"}) == {"policy", "reference"}
+    with pytest.raises(ValueError, match="use head"):
+        PPO.params.model_validate({"value": "model", "reward": "constraints"})
