@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check bench bench-engine browser clean
+.PHONY: demo test lint types check bench bench-engine bench-outside browser clean
 
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +45,13 @@ bench-engine: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/chaos.py --kills 110 --trials 8 --mean 6
+
+# Ours beside TRL and lm-eval, same data and settings; an idle machine, 12 GB free, an hour or more.
+bench-outside: $(STAMP)
+	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/training_speed_online.py
+	$(BIN)/python benchmarks/ppo_parity.py
+	$(BIN)/python benchmarks/sweep_speed.py
 
 clean:
 	rm -rf $(VENV)
