@@ -9,7 +9,7 @@ from harness.models import BUNDLED_MODELS
 from harness.yamlmarks import KeyPath, Problem
 
 if TYPE_CHECKING:
-    from harness._recipes import Recipe, Step
+    from harness._steps import Recipe, Step
 
 __all__ = ["NAMED_ROLES", "SELF", "dependencies", "inherited", "teacher_problems"]
 

@@ -33,9 +33,10 @@ from harness._measures import (
     objective_problem,
 )
 from harness._overrides import apply_override
-from harness._recipes import NAME_PATTERN, Step, read_recipes
+from harness._recipes import NAME_PATTERN, read_recipes
 from harness._secrets import first_secret
 from harness._spaces import Setting, Space, explain, quoted, suggestion
+from harness._steps import Step
 from harness._suite_schema import recipes_schema
 from harness._teachers import dependencies
 from harness.errors import UserError

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from methods._online_math import clipped, group_advantages, per_tokens
-from methods._online_trainer import Objective, Sampled
+from methods._online_objective import Objective, Sampled
 from methods._ppo_math import kl_k3, masked_mean
 from methods._rewards import Rewarder
 

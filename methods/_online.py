@@ -14,7 +14,7 @@ from methods._peft import PeftParams
 from methods._rewards import REWARD_FIXED, RewardParams, reward_needs, reward_reads
 
 if TYPE_CHECKING:
-    from methods._online_trainer import Objective
+    from methods._online_objective import Objective
 
 __all__ = ["OnlineMethod", "OnlineParams"]
 

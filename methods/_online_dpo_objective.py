@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from methods._online_math import pair_loss, sequence_sums
-from methods._online_trainer import Objective, Sampled
+from methods._online_objective import Objective, Sampled
 from methods._rewards import Rewarder
 
 if TYPE_CHECKING:

@@ -1,31 +1,31 @@
 """One run of learning from groups of answers: sample, score, learn, on the sampler and the models that PPO has."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.method import Context, Inputs, LoadedModel, Trained
+from harness.method import Context, Inputs, Trained
 from methods._adapters import beside
 from methods._checkpoint import Checkpoints, random_state, set_random_state
 from methods._compute import Compute
 from methods._meter import Meter
+from methods._online_objective import Objective, Sampled
 from methods._optimizer import make_optimizer, set_rate, spread_rates, state_mb
 from methods._peft_model import adapted, as_it_came, leave
 from methods._ppo_attention import quick_attention
 from methods._ppo_experience import Responses, shuffled
-from methods._ppo_math import finite, kl_k1, kl_k3, learning_rate_factor, masked_mean
-from methods._ppo_models import Policy, Sampler, cast_linears, check_model
+from methods._ppo_math import finite, learning_rate_factor, masked_mean
+from methods._ppo_models import Policy, Sampler, check_model
+from methods._ppo_setup import frozen_reference, make_texts
 from methods._ppo_update import recomputing
 from methods._prompt_order import PromptOrder
 from methods._resume import trained_state
-from methods._rewards import Rewarder, make_rewarder
+from methods._rewards import make_rewarder
 from methods._rollout import sample
 from methods._shared_prompt import can_share
 from methods._sparsity import KeptZeros
@@ -33,67 +33,9 @@ from methods._sparsity import KeptZeros
 if TYPE_CHECKING:
     from methods._online import OnlineParams
 
-__all__ = ["Objective", "OnlineTrainer", "Sampled"]
-
-Row = Mapping[str, Any]
+__all__ = ["OnlineTrainer"]
 
 _FINAL = ("reward", "kl", "entropy", "length", "eos_fraction")
-
-
-@dataclass(frozen=True)
-class Sampled(Responses):
-    """Scored responses, those to one prompt side by side. Tensors [rows, response length] but for `scores` [rows]."""
-
-    size: int
-    """Responses to one prompt."""
-    scores: Tensor
-    """As the reward gave them, less what a missing end costs."""
-    logprobs: Tensor
-    """The sampling policy's, by the training path."""
-    reference: Tensor | None
-    minibatches: list[Tensor]
-    """Row numbers of the first epoch's minibatches: the old log-probabilities come from these very batches."""
-
-    def figures(self) -> dict[str, float]:
-        """What is logged of the batch, before the policy learns from it."""
-        mask = self.rollout.mask
-        found = {
-            "length": float(mask.sum(1).float().mean()),
-            "eos_fraction": float(self.rollout.ended.float().mean()),
-            "sampler_gap": float(masked_mean((self.rollout.logprobs - self.logprobs).abs(), mask)),
-        }
-        if self.reference is not None:
-            for name, kl in (("kl", kl_k1), ("kl_k3", kl_k3)):
-                found[name] = float(torch.where(mask, kl(self.logprobs, self.reference), 0.0).sum(1).mean())
-        return found
-
-
-class Objective(ABC):
-    """What a method learns by."""
-
-    reference = True
-    """Whether it needs the log-probabilities of the policy as it came in."""
-    scored = True
-    """Whether each response is scored by itself; if not, scores are 0, and the objective asks what it needs."""
-
-    @abstractmethod
-    def weigh(self, sampled: Sampled, rewarder: Rewarder) -> tuple[Tensor, dict[str, float]]:
-        """What each response teaches [rows] (an advantage; 0: nothing), and figures of it to log."""
-
-    @abstractmethod
-    def loss(self, now: Tensor, sampled: Sampled, weights: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss of some responses, and figures of it.
-
-        Args:
-            now: log-probabilities of their tokens by the policy that learns, [len(rows), response length].
-            sampled: the whole batch.
-            weights: of `weigh`.
-            rows: the numbers of the responses, whole groups of them.
-        """
-
-    def share(self, sampled: Sampled, weights: Tensor, part: Tensor, rows: Tensor) -> float:
-        """The weight of a part's loss in that of a minibatch, both given by the numbers of their responses."""
-        return len(part) / len(rows)
 
 
 class OnlineTrainer:
@@ -108,7 +50,7 @@ class OnlineTrainer:
         check_model(self.model)
         # Recomputed layers would run in the backward pass, when the model attends as before.
         self.shared = can_share(self.model) and not params.gradient_checkpointing
-        self._read_prompts(inputs, policy)
+        self.texts = make_texts(name, inputs, policy, params)
         self.rewarder = make_rewarder(inputs, params, context)
         precision = context.precision
         self.sampler = Sampler(self.model, precision, separate=precision == "bfloat16" or params.adapts)
@@ -119,7 +61,9 @@ class OnlineTrainer:
         else:
             self.model.requires_grad_(True)
         if objective.reference:
-            self.reference = self._seen(self._frozen(inputs))
+            self.reference = self._seen(
+                self.model if params.adapts else frozen_reference(name, inputs, self.model, precision)
+            )
         self.policy = self._seen(self.model)
         # As in PPO: the ready-cast copy gives what the policy gives under autocast; merged weights round otherwise.
         self.before = self._seen(self.model if params.adapts else self.sampler.model)
@@ -133,56 +77,15 @@ class OnlineTrainer:
         self.optimizer = make_optimizer(groups, params, self.model.device.type, betas=(0.9, 0.95))
         self.zeros, self.compute = KeptZeros(self.model), Compute(self.model)
         self.generator = torch.Generator().manual_seed(context.seed)
-        self.order = PromptOrder(len(self.prompts), self.generator)
+        self.order = PromptOrder(len(self.texts.prompts), self.generator)
         # Where a group of steps is repeated, each round goes on from where the one before ended.
         self.order.take(context.round * params.iterations * self._prompts_at_once)
         self.checkpoints = Checkpoints(context, self.model.device.type)
         self.trained_tokens = self.tokens = 0
         self.seconds = {"sampling": 0.0, "scoring": 0.0, "training": 0.0}
 
-    def _read_prompts(self, inputs: Inputs, policy: LoadedModel) -> None:
-        params, tokenizer = self.params, self.tokenizer
-        if inputs.dataset is None:
-            raise UserError(f"{self.name} needs a dataset of prompts; set its `dataset`")
-        if not tokenizer.chat_template or tokenizer.eos_token_id is None:
-            raise UserError(
-                f"{self.name}: the tokenizer in {policy.folder} has no chat template or no end token (eos_token); "
-                "start from an instruct model"
-            )
-        self.eos = int(tokenizer.eos_token_id)
-        self.pad = self.eos if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        self.prompts: list[tuple[Row, list[int]]] = []
-        for row in inputs.dataset:
-            text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-            if 0 < len(ids) <= params.max_prompt_tokens:
-                self.prompts.append((row, ids))
-        self.left_out = len(inputs.dataset) - len(self.prompts)
-        if not self.prompts:
-            raise UserError(
-                f"{self.name}: none of the {self.left_out} prompts has 1 to {params.max_prompt_tokens} tokens; raise "
-                "max_prompt_tokens"
-            )
-        longest = max(len(ids) for _, ids in self.prompts) + params.max_new_tokens + 1
-        limit = self.model.config.get_text_config().max_position_embeddings
-        if longest > limit:
-            raise UserError(
-                f"{self.name}: prompt and response may reach {longest} tokens, the model holds {limit}; lower "
-                "max_new_tokens or max_prompt_tokens"
-            )
-
     def _seen(self, model: Any) -> Policy:  # noqa: ANN401  # transformers is untyped
         return Policy(model, self.context.precision, self.params.temperature, share=self.shared)
-
-    def _frozen(self, inputs: Inputs) -> Any:  # noqa: ANN401  # transformers is untyped
-        if self.params.adapts:
-            return self.model
-        reference = inputs.load("reference").model.eval().requires_grad_(False)
-        if reference is self.model:
-            raise UserError(f"{self.name}: the reference must be a second model in memory, not the policy itself")
-        if self.context.precision == "bfloat16":
-            cast_linears(reference)
-        return reference
 
     @property
     def _prompts_at_once(self) -> int:
@@ -220,7 +123,7 @@ class OnlineTrainer:
                 "optimizer_state_mb": state_mb(self.optimizer),
                 "iterations": float(iterations),
                 "sampled_tokens": float(self.tokens),
-                "prompts_left_out": float(self.left_out),
+                "prompts_left_out": float(self.texts.left_out),
                 "shared_prompt": float(self.shared),
             }
         )
@@ -257,9 +160,9 @@ class OnlineTrainer:
             InfeasibleError: a log-probability or a score is not finite.
         """
         params = self.params
-        chosen = [self.prompts[i] for i in self.order.take(self._prompts_at_once)]
+        chosen = [i for i in self.order.take(self._prompts_at_once) for _ in range(params.group_size)]
         with self._timed("sampling"):
-            responses = self._sample([one for one in chosen for _ in range(params.group_size)])
+            responses = self._sample(chosen)
         rollout = responses.rollout
         with self._timed("scoring"):
             said = responses.said()
@@ -283,8 +186,8 @@ class OnlineTrainer:
             logged |= {"reward": float(scores.mean()), "reward_std": float(spread)}
         return sampled, logged
 
-    def _sample(self, chosen: list[tuple[Row, list[int]]]) -> Responses:
-        prompts = [ids for _, ids in chosen]
+    def _sample(self, chosen: list[int]) -> Responses:
+        prompts = [self.texts.prompts[i] for i in chosen]
         self.sampler.refresh()
         with self.sampler.context():
             rollout = sample(
@@ -292,12 +195,12 @@ class OnlineTrainer:
                 prompts,
                 max_new_tokens=self.params.max_new_tokens,
                 temperature=self.params.temperature,
-                eos=self.eos,
-                pad=self.pad,
+                eos=self.texts.eos,
+                pad=self.texts.pad,
                 generator=self.generator,
                 share_prompts=True,
             )
-        return Responses(prompts, [row for row, _ in chosen], rollout, self.pad)
+        return Responses(prompts, [self.texts.rows[i] for i in chosen], rollout, self.texts.pad)
 
     def _minibatches(self) -> list[Tensor]:
         """The numbers of the responses in a new random order, in minibatches of whole groups."""

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from methods._ppo_models import Batch, Policy, Sampler, Scores, TokenScorer, cas
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
 
-__all__ = ["Models", "Texts", "load_pair", "make_models", "make_texts"]
+__all__ = ["Models", "Texts", "frozen_reference", "load_pair", "make_models", "make_texts"]
 
 
 @dataclass(frozen=True)
@@ -86,45 +86,52 @@ def load_pair(inputs: Inputs, params: "PPOParams") -> tuple[LoadedModel, LoadedM
     return policy, reward
 
 
-def make_texts(inputs: Inputs, policy: LoadedModel, params: "PPOParams") -> Texts:
-    """The prompts, tokenized as the policy reads them.
+class TextParams(Protocol):
+    """The settings that prompts and responses have to fit."""
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longer prompts are left out."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The length limit of a response."""
+
+
+def make_texts(name: str, inputs: Inputs, policy: LoadedModel, params: TextParams) -> Texts:
+    """The prompts, tokenized as the policy reads them; `name` is the method's.
 
     Raises:
-        UserError: there are none of a length that fits, or the tokenizer names no end token.
+        UserError: there are none of a length that fits, or the tokenizer has no chat template or end token.
     """
-    eos, pad = policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id
-    if eos is None:
-        raise UserError(f"ppo: the tokenizer in {policy.folder} names no end token (eos_token)")
-    closing = closing_tokens(policy.tokenizer)
-    prompts, rows, left_out = _prompts(inputs, policy.tokenizer, params.max_prompt_tokens)
-    limit = policy.model.config.get_text_config().max_position_embeddings
-    longest = max(map(len, prompts)) + params.max_new_tokens + len(closing) + 1
-    if longest > limit:
-        raise UserError(
-            f"ppo: prompt and response may reach {longest} tokens, the model holds {limit}; "
-            "lower max_new_tokens or max_prompt_tokens"
-        )
-    return Texts(prompts, rows, left_out, int(eos), int(eos if pad is None else pad), closing)
-
-
-def _prompts(
-    inputs: Inputs,
-    tokenizer: Any,  # noqa: ANN401 -- transformers is untyped
-    most: int,
-) -> tuple[list[list[int]], list[Mapping[str, Any]], int]:
+    tokenizer = policy.tokenizer
     if inputs.dataset is None:
-        raise UserError("ppo needs a dataset of prompts")
+        raise UserError(f"{name} needs a dataset of prompts; set its `dataset`")
+    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{name}: the tokenizer in {policy.folder} has no chat template or no end token (eos_token), which "
+            "sampling answers needs; start from an instruct model"
+        )
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    closing = closing_tokens(tokenizer)
     prompts, rows = [], []
     for row in inputs.dataset:
         text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if 0 < len(ids) <= most:
+        if 0 < len(ids) <= params.max_prompt_tokens:
             prompts.append(ids)
             rows.append(row)
-    count = len(inputs.dataset)
+    count, most = len(inputs.dataset), params.max_prompt_tokens
     if not prompts:
-        raise UserError(f"ppo: none of the {count} prompts has 1 to {most} tokens; raise max_prompt_tokens")
-    return prompts, rows, count - len(prompts)
+        raise UserError(f"{name}: none of the {count} prompts has 1 to {most} tokens; raise max_prompt_tokens")
+    limit = policy.model.config.get_text_config().max_position_embeddings
+    longest = max(map(len, prompts)) + params.max_new_tokens + len(closing) + 1
+    if longest > limit:
+        raise UserError(
+            f"{name}: prompt and response may reach {longest} tokens, the model holds {limit}; "
+            "lower max_new_tokens or max_prompt_tokens"
+        )
+    return Texts(prompts, rows, count - len(prompts), int(eos), int(eos if pad is None else pad), closing)
 
 
 def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", context: Context) -> Models:  # noqa: ANN401 -- transformers is untyped
@@ -146,7 +153,7 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
     if params.adapts:
         peft, reference = adapted(model, params, context.seed).eval(), model
     else:
-        peft, reference = None, _reference(inputs, model.requires_grad_(True), precision)
+        peft, reference = None, frozen_reference("ppo", inputs, model.requires_grad_(True), precision)
     head = _value_head(model) if value_model is None else None
     # The sampler's ready-cast copy gives, bit for bit, what the policy gives under autocast, without casting 135M
     # weights for each minibatch. Not with adapters: merged weights round otherwise than base and adapter.
@@ -165,10 +172,15 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
     )
 
 
-def _reference(inputs: Inputs, model: Any, precision: str) -> Any:  # noqa: ANN401 -- transformers is untyped
+def frozen_reference(name: str, inputs: Inputs, model: Any, precision: str) -> Any:  # noqa: ANN401 -- transformers is untyped
+    """The policy as it came in, a second model in memory; `name` is the method's.
+
+    Raises:
+        UserError: it is the policy itself.
+    """
     reference = inputs.load("reference").model.eval().requires_grad_(False)
     if reference is model:
-        raise UserError("ppo: the reference must be a second model in memory, not the policy itself")
+        raise UserError(f"{name}: the reference must be a second model in memory, not the policy itself")
     if precision == "bfloat16":
         cast_linears(reference)
     return reference

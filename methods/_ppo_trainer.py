@@ -37,7 +37,7 @@ class Trainer:
         self.params, self.context = params, context
         policy, reward = load_pair(inputs, params)
         self.tokenizer = policy.tokenizer
-        self.texts = make_texts(inputs, policy, params)
+        self.texts = make_texts("ppo", inputs, policy, params)
         rewarder = make_rewarder(inputs, params, context) if reward is None else None
         self.models = make_models(inputs, policy.model, reward.model if reward else None, params, context)
         generator = torch.Generator().manual_seed(context.seed)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from methods._online_math import clipped, leave_one_out, sequence_sums
-from methods._online_trainer import Objective, Sampled
+from methods._online_objective import Objective, Sampled
 from methods._ppo_math import kl_k1
 from methods._rewards import Rewarder
 

@@ -8,7 +8,7 @@ from harness.method import tunable
 from methods._online import OnlineMethod, OnlineParams
 
 if TYPE_CHECKING:
-    from methods._online_trainer import Objective
+    from methods._online_objective import Objective
 
 __all__ = ["OnlineDPO", "OnlineDPOParams"]
 
