@@ -66,7 +66,7 @@ def _theirs(trainer: Any, config: Any, folder: Path, scratch: Path, settings: di
 def _inputs(trainer: Any, sampled: Any, weights: torch.Tensor) -> dict[str, Any]:
     """The batch as TRL pads it: prompts on the left, responses on the right."""
     longest = max(map(len, sampled.prompts))
-    prompts = [[trainer.pad] * (longest - len(p)) + list(p) for p in sampled.prompts]
+    prompts = [[trainer.texts.pad] * (longest - len(p)) + list(p) for p in sampled.prompts]
     seen = [[0] * (longest - len(p)) + [1] * len(p) for p in sampled.prompts]
     mask = sampled.rollout.mask
     return {
