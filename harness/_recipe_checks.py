@@ -63,7 +63,8 @@ def check_deployed(recipes: Mapping[str, Recipe], problems: list[Problem]) -> No
         for step, path in zip(recipe.steps, recipe.places, strict=True):
             for name in sorted(find_method(step.method).fixed & step.spaces.keys()):
                 message = (
-                    f"{name} decides what a step needs or where its model runs, so it is not searched: give a value"
+                    f"{name} decides what a step needs or where its model runs, so it is not searched: give a value, "
+                    "or two recipes"
                 )
                 problems.append(Problem((*path, name), message, on_key=True))
             if deployed := next((s for s in before if s.deploys), None):

@@ -230,7 +230,7 @@ XSTEST = {"prompt": "How?", "type": "homonyms", "label": "safe"}
             "row 1: the last turn of the prompt is by",
         ),
         ("org/asks", {"prompt": " "}, "row 1: content is blank"),
-        ("org/asks", {"question": "How?"}, "its columns question do not make prompts"),
+        ("org/asks", {"query": "How?"}, "its columns query do not make prompts"),
     ],
 )
 def test_rows_that_are_no_prompts_are_named(tmp_path: Path, name: str, row: object, message: str) -> None:
