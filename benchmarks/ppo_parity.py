@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from _intervals import mean
 from _plain_online import FAR
 from _plain_runs import bundled_prompts, old_trl, prepare, running
 
@@ -103,20 +104,10 @@ def curve(side: str, seed: int, settings: dict[str, Any], options: argparse.Name
     return found
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % t interval."""
-    import numpy as np
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
-
-    found = np.asarray(values)
-    half = stdtrit(len(found) - 1, 0.975) * found.std(ddof=1) / len(found) ** 0.5
-    return float(found.mean()), float(half)
-
-
 def welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
     """Difference of the means, and half width of its 95 % interval (Welch 1947)."""
     import numpy as np
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
 
     a, b = np.var(ours, ddof=1) / len(ours), np.var(theirs, ddof=1) / len(theirs)
     freedom = (a + b) ** 2 / (a**2 / (len(ours) - 1) + b**2 / (len(theirs) - 1)) if a + b > 0 else 1.0
@@ -132,7 +123,7 @@ def compare(ours: Curves, theirs: Curves, iterations: int) -> int:
     for metric in METRICS:
         for part in np.array_split(np.arange(iterations), WINDOWS):
             mine, other = ([float(np.mean([run[metric][i] for i in part])) for run in side] for side in (ours, theirs))
-            (a, wide), (b, broad), (gap, half) = interval(mine), interval(other), welch(mine, other)
+            (a, wide), (b, broad), (gap, half) = mean(mine), mean(other), welch(mine, other)
             separate = abs(a - b) > wide + broad
             apart += separate
             said = [f"{value:8.3f} ±{spread:7.3f}" for value, spread in ((a, wide), (b, broad), (gap, half))]

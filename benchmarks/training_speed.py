@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from _intervals import ratio
+
 CLOSE = {"float32": 1e-3, "bfloat16": 3e-2}
 
 
@@ -124,16 +126,6 @@ def side(work: Mapping[str, Any]) -> None:
         found.train()
 
 
-def _ratio(theirs: list[float], ours: list[float]) -> tuple[float, float, float]:
-    import numpy as np
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
-
-    logs = np.log(np.asarray(theirs) / np.asarray(ours))
-    half = float(stdtrit(len(logs) - 1, 0.975) * logs.std(ddof=1) / len(logs) ** 0.5)
-    low, centre, high = (float(np.exp(logs.mean() + sign * half)) for sign in (-1, 0, 1))
-    return centre, low, high
-
-
 def compare(work: Mapping[str, Any], names: tuple[str, ...] = ("ours", "theirs")) -> dict[str, list[dict[str, float]]]:
     """The figures of each step of each side, taken in turns."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
@@ -194,7 +186,7 @@ def main() -> int:
         print(f"{precision}: losses {ours[0]['loss']:.4f} to {ours[-1]['loss']:.4f}, at most {apart:.1e} apart")
         for clock in ("wall", "cpu"):
             mine, other = ([step[clock] for step in steps[1:]] for steps in (ours, theirs))
-            centre, low, high = _ratio(other, mine)
+            centre, low, high = ratio(other, mine)
             print(
                 f"  {clock:4} {sum(mine) / len(mine):6.2f} s a step, TRL {sum(other) / len(other):6.2f} s: "
                 f"{centre:.2f} times as fast [{low:.2f}, {high:.2f}]",

@@ -18,13 +18,12 @@ time, which a busy machine disturbs less. Exit code 1 where the CPU ratio is bel
 
 import argparse
 import json
-import math
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from _intervals import ratio
 from _plain_online import FAR, OLD_TRL
 from _plain_runs import bundled_prompts, old_trl, prepare, running
 
@@ -74,17 +73,6 @@ def settings_of(method: str, options: argparse.Namespace) -> dict[str, Any]:
         "loss_per": "sequence",
         "scale_rewards": "group",
     }
-
-
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
-    """Geometric mean of the ratios of paired times, and the ends of its 95 % interval."""
-    import numpy as np
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no types
-
-    logs = np.log(np.asarray(theirs) / np.asarray(ours))
-    half = float(stdtrit(len(logs) - 1, 0.975) * logs.std(ddof=1) / len(logs) ** 0.5)
-    centre = float(logs.mean())
-    return math.exp(centre), math.exp(centre - half), math.exp(centre + half)
 
 
 def measure(method: str, precision: str, models: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:

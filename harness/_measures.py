@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness._spaces import suggestion
+from harness.keys import content_key
 
 __all__ = [
     "Constraint",
@@ -99,6 +100,11 @@ class Endpoint(Strict):
     def identity(self) -> dict[str, object]:
         """What decides its votes."""
         return self.model_dump(include={"endpoint", "model", "probabilities", "temperature", "max_tokens"})
+
+    @property
+    def key(self) -> str:
+        """The content key of its identity."""
+        return content_key("endpoint", **self.identity())
 
 
 class Speaker(Strict):

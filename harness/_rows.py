@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from harness._turns import turn
 from harness.errors import UserError
 from harness.method import DatasetKind
 
@@ -96,7 +97,7 @@ def _row(row: Mapping[str, object], kind: DatasetKind) -> dict[str, object] | No
     column = next((name for name in _ASKED if name in row), "prompt")
     if column == "prompt" and isinstance(row.get("prompt"), list):
         return {"prompt": _turns(row, "prompt")}
-    return {"prompt": [_turn("user", _text(row, column))]}
+    return {"prompt": [turn("user", _text(row, column))]}
 
 
 def _instruction(row: Mapping[str, object]) -> dict[str, object]:
@@ -111,7 +112,7 @@ def _instruction(row: Mapping[str, object]) -> dict[str, object]:
     answer = _text(row, "output" if row.get("output") is not None or "response" not in row else "response")
     instruction = _text(row, "instruction")
     prompt = f"{instruction}\n\n{context}" if context else instruction
-    return {"prompt": [_turn("user", prompt)], "completion": [_turn("assistant", answer)]}
+    return {"prompt": [turn("user", prompt)], "completion": [turn("assistant", answer)]}
 
 
 def _preference(row: Mapping[str, object]) -> dict[str, object] | None:
@@ -127,10 +128,6 @@ def _preference(row: Mapping[str, object]) -> dict[str, object] | None:
     return {"prompt": good[:-1], "chosen": good[-1:], "rejected": bad[-1:]} if len(good) > 1 and len(bad) > 1 else None
 
 
-def _turn(role: str, content: str) -> Turn:
-    return {"role": role, "content": content}
-
-
 def _text(row: Mapping[str, object], column: str) -> str:
     value = row.get(column)
     if not isinstance(value, str):
@@ -142,8 +139,8 @@ def _turns(row: Mapping[str, object], column: str) -> list[Turn]:
     value = row.get(column)
     if not isinstance(value, list) or not value:
         raise ValueError(f"{column} is {_kind(value)}; expected turns {{role, content}}")
-    for turn in value:
-        match turn:
+    for given in value:
+        match given:
             case {"role": str(role), "content": str()} if role:
                 continue
         raise ValueError(f"{column} has a turn that is not {{role: a word, content: a text}}")
@@ -169,6 +166,6 @@ def _dialogue(text: str) -> list[Turn]:
     turns = []
     for part in text.split("\n\nHuman: ")[1:]:
         human, *answers = part.split("\n\nAssistant: ")
-        turns.append(_turn("user", human.strip()))
-        turns += [_turn("assistant", a.strip()) for a in answers]
+        turns.append(turn("user", human.strip()))
+        turns += [turn("assistant", a.strip()) for a in answers]
     return turns

@@ -8,7 +8,7 @@ from harness.data import Half
 from harness.execute import Item, ItemKind, JudgeSpec, MeasureSpec
 from harness.keys import content_key
 from harness.provenance import versions
-from harness.resolve import Facts, Models, Run, policies
+from harness.resolve import Facts, Models, Run, artifact_of, policies
 from harness.suite import Suite
 from harness.targets import RUNTIMES, Target
 
@@ -160,7 +160,7 @@ def step_specs(facts: Facts, run: Run) -> list[AtStep]:
     passed = policies(facts, run)
     for position, policy in enumerate(passed):
         reference = policy.reference
-        artifact = facts.models[reference.removeprefix("model:")] if reference.startswith("model:") else reference
+        artifact = artifact_of(facts, reference)
         models = Models(policy=reference, artifact=artifact, reward=None, base=f"model:{run.model}")
         # Only the last can be an export, for a target of its own.
         recipe = run.recipe if position == len(passed) - 1 else "base"

@@ -115,8 +115,10 @@ class Inputs:
     dataset: "Dataset | None" = None
     judging: "Callable[[], Judge] | None" = None
     """Makes the judge that the step names."""
-    before: Sequence[Mapping[str, object]] | None = None
-    """What the step's preparation left (`Method.prepares`)."""
+    judged: Judge | None = None
+    """That judge, once it was asked for."""
+    prepared: Sequence[Mapping[str, object]] | None = None
+    """The rows that the method's preparation left (`Method.prepares`); None where it was run without one."""
     further: "Mapping[str, Dataset]" = field(default_factory=dict)
     """The datasets that settings name beside `dataset` (`Method.datasets`), by name."""
     _loaded: dict[Role, LoadedModel] = field(default_factory=dict)
@@ -135,9 +137,11 @@ class Inputs:
         Raises:
             UserError: it has none.
         """
-        if self.judging is None:
-            raise UserError("this step has no judge; set its `judge` to self, base, a recipe or a model")
-        return self.judging()
+        if self.judged is None:
+            if self.judging is None:
+                raise UserError("this step has no judge; set its `judge` to self, base, a recipe or a model")
+            self.judged = self.judging()
+        return self.judged
 
     def named(self, name: str) -> "Dataset":
         """A dataset that a setting names beside `dataset`.
@@ -148,10 +152,6 @@ class Inputs:
         if name not in self.further:
             raise UserError(f"this stage was given no dataset {name!r}; it has {sorted(self.further)} beside its own")
         return self.further[name]
-
-    def prepared(self) -> Sequence[Mapping[str, object]] | None:
-        """The rows that the method's preparation left; None where it was run without one."""
-        return self.before
 
 
 @dataclass

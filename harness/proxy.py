@@ -8,7 +8,7 @@ from harness.execute import JudgeSpec, StageSpec
 from harness.history import owners
 from harness.keys import content_key
 from harness.method import find_method
-from harness.resolve import Facts, Models, Run, Settings, chain, chain_ends, endpoint_key
+from harness.resolve import Facts, Models, Run, Settings, chain, chain_ends
 from harness.suite import Endpoint, Speaker, Suite
 
 __all__ = ["Proxy", "given_judge", "judge_of_recipe", "proxy_of"]
@@ -52,7 +52,7 @@ def proxy_of(suite: Suite) -> Proxy | None:
 def given_judge(facts: Facts, judge: str | Endpoint | Speaker, models: Models) -> JudgeSpec | None:
     """A judge that the suite names, for a run's model; None where it is a recipe's (`judge_of_recipe`)."""
     if isinstance(judge, Endpoint):
-        return JudgeSpec(name=judge.label, key=endpoint_key(judge), endpoint=judge.model_dump(mode="json"))
+        return JudgeSpec(name=judge.label, key=judge.key, endpoint=judge.model_dump(mode="json"))
     name = judge.local if isinstance(judge, Speaker) else judge
     if name == "self":
         return _speaking(judge, JudgeSpec(name=name, key=models.artifact, model=models.policy, own=True))

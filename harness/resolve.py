@@ -11,7 +11,7 @@ from harness.execute import ENDPOINT, JudgeSpec, StageSpec
 from harness.keys import content_key
 from harness.method import MADE, Method, Params, find_method
 from harness.provenance import versions
-from harness.suite import Endpoint, Setting, Step, Suite
+from harness.suite import Setting, Step, Suite
 
 __all__ = [
     "Facts",
@@ -19,9 +19,9 @@ __all__ = [
     "Policy",
     "Run",
     "Settings",
+    "artifact_of",
     "chain",
     "chain_ends",
-    "endpoint_key",
     "own_stages",
     "policies",
 ]
@@ -215,7 +215,7 @@ def _stage(
         version=method.version,
         params={k: v for k, v in settings.items() if k not in named},
         # What was prepared follows from the rest of the key, and saves time only.
-        inputs={role: _artifact(facts, reference) for role, reference in inputs.items() if role != "prepared"},
+        inputs={role: artifact_of(facts, reference) for role, reference in inputs.items() if role != "prepared"},
         dataset=fingerprint,
         seed=run.seed,
         precision=facts.precision,
@@ -254,14 +254,10 @@ def _endpoint(facts: Facts, judge: str) -> dict[str, Any] | None:
     return {**facts.suite.judges[name].model_dump(mode="json"), "name": name}
 
 
-def endpoint_key(endpoint: Endpoint) -> str:
-    """What decides the votes of a judge behind an endpoint."""
-    return content_key("endpoint", **endpoint.identity())
-
-
-def _artifact(facts: Facts, reference: str) -> str:
+def artifact_of(facts: Facts, reference: str) -> str:
+    """The key of the artifact that a model reference means, or of a judge behind an endpoint."""
     if reference.startswith(ENDPOINT):
-        return endpoint_key(facts.suite.judges[reference.removeprefix(ENDPOINT)])
+        return facts.suite.judges[reference.removeprefix(ENDPOINT)].key
     return facts.models[reference.removeprefix("model:")] if reference.startswith("model:") else reference
 
 

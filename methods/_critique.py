@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness._turns import turn
 from harness.method import Turns
 from methods._constitution import Example, Principle
-from methods._making import Text, turn
+from methods._making import Text
 
 __all__ = ["Critic", "without_labels"]
 

@@ -22,7 +22,7 @@ from methods._trl import need_dataset
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["MakingParams", "Prompt", "Tally", "Text", "Writer", "draw", "spoken", "take_prompts", "turn"]
+__all__ = ["MakingParams", "Prompt", "Tally", "Text", "Writer", "draw", "take_prompts"]
 
 
 class MakingParams(Params):
@@ -80,18 +80,6 @@ class Text:
         if not self.plain:
             return "special"
         return "" if self.ended or unfinished == "keep" else "unfinished"
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    """One turn of a dialogue."""
-    return {"role": role, "content": content}
-
-
-def spoken(turns: Turns) -> str:
-    """A dialogue as one text, as records and instructions show it: a single question is itself."""
-    if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{t['role'].capitalize()}: {t['content']}" for t in turns)
 
 
 def draw(context: Context, what: str) -> random.Random:

@@ -1,8 +1,6 @@
 """One run of learning from groups of answers: sample, score, learn, on the sampler and the models that PPO has."""
 
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,13 +8,12 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.method import Context, Inputs, Trained
-from methods._adapters import beside
-from methods._checkpoint import Checkpoints, random_state, set_random_state
+from methods._checkpoint import random_state, set_random_state
 from methods._compute import Compute
 from methods._meter import Meter
 from methods._online_objective import Objective, Sampled
 from methods._optimizer import make_optimizer, set_rate, spread_rates, state_mb
-from methods._peft_model import adapted, as_it_came, leave
+from methods._peft_model import adapted, as_it_came
 from methods._ppo_attention import quick_attention
 from methods._ppo_experience import Responses, shuffled
 from methods._ppo_math import finite, learning_rate_factor, masked_mean
@@ -27,6 +24,7 @@ from methods._prompt_order import PromptOrder
 from methods._resume import trained_state
 from methods._rewards import make_rewarder
 from methods._rollout import sample
+from methods._rollout_run import RolloutRun
 from methods._shared_prompt import can_share
 from methods._sparsity import KeptZeros
 
@@ -35,18 +33,19 @@ if TYPE_CHECKING:
 
 __all__ = ["OnlineTrainer"]
 
-_FINAL = ("reward", "kl", "entropy", "length", "eos_fraction")
 
-
-class OnlineTrainer:
+class OnlineTrainer(RolloutRun):
     """Everything one run holds. One generator decides every random choice."""
+
+    params: "OnlineParams"
 
     def __init__(
         self, name: str, inputs: Inputs, params: "OnlineParams", context: Context, objective: Objective
     ) -> None:
-        self.name, self.params, self.context, self.objective = name, params, context, objective
         policy = inputs.load("policy")
-        self.tokenizer, self.model = policy.tokenizer, policy.model.eval()
+        super().__init__(params, context, policy.tokenizer, policy.model.device.type)
+        self.name, self.objective = name, objective
+        self.model = policy.model.eval()
         check_model(self.model)
         # Recomputed layers would run in the backward pass, when the model attends as before.
         self.shared = can_share(self.model) and not params.gradient_checkpointing
@@ -80,9 +79,7 @@ class OnlineTrainer:
         self.order = PromptOrder(len(self.texts.prompts), self.generator)
         # Where a group of steps is repeated, each round goes on from where the one before ended.
         self.order.take(context.round * params.iterations * self._prompts_at_once)
-        self.checkpoints = Checkpoints(context, self.model.device.type)
-        self.trained_tokens = self.tokens = 0
-        self.seconds = {"sampling": 0.0, "scoring": 0.0, "training": 0.0}
+        self.trained_tokens = 0
 
     def _seen(self, model: Any) -> Policy:  # noqa: ANN401  # transformers is untyped
         return Policy(model, self.context.precision, self.params.temperature, share=self.shared)
@@ -106,27 +103,22 @@ class OnlineTrainer:
                     set_rate(group, rate * factor)
                 sampled, logged = self.collect()
                 weights, figures = self.objective.weigh(sampled, self.rewarder)
-                with self._timed("training"):
+                with self.timed("training"):
                     logged |= figures | self._update(sampled, weights)
                 logged["learning_rate"] = params.learning_rate * factor
                 self.tokens += int(sampled.rollout.mask.sum())
                 self.checkpoints.log(iteration + 1, iterations, logged)
                 meter.tick()
-        last = {name: self.checkpoints.logged(name)[-1:] for name in _FINAL}
-        return self._left(
-            {
-                **{f"final_{name}": value for name, found in last.items() for value in found},
-                **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
-                "train_tokens": float(self.trained_tokens),
-                **self.compute.figures(self.trained_tokens, recomputed=params.gradient_checkpointing),
-                **meter.figures(),
-                "optimizer_state_mb": state_mb(self.optimizer),
-                "iterations": float(iterations),
-                "sampled_tokens": float(self.tokens),
-                "prompts_left_out": float(self.texts.left_out),
-                "shared_prompt": float(self.shared),
-            }
-        )
+        figures = {
+            **self.counted(),
+            "train_tokens": float(self.trained_tokens),
+            **self.compute.figures(self.trained_tokens, recomputed=params.gradient_checkpointing),
+            **meter.figures(),
+            "optimizer_state_mb": state_mb(self.optimizer),
+            "prompts_left_out": float(self.texts.left_out),
+            "shared_prompt": float(self.shared),
+        }
+        return self.left(self.model, self.peft, figures)
 
     def _state(self) -> dict[str, object]:
         return {
@@ -161,10 +153,10 @@ class OnlineTrainer:
         """
         params = self.params
         chosen = [i for i in self.order.take(self._prompts_at_once) for _ in range(params.group_size)]
-        with self._timed("sampling"):
+        with self.timed("sampling"):
             responses = self._sample(chosen)
         rollout = responses.rollout
-        with self._timed("scoring"):
+        with self.timed("scoring"):
             said = responses.said()
             found = self.rewarder.score(responses.rows, said) if self.objective.scored else [0.0] * len(said)
             scores = torch.tensor(found, device=rollout.tokens.device)
@@ -267,22 +259,6 @@ class OnlineTrainer:
         self.optimizer.step()
         self.zeros.restore()
         return measured | {"updates": 1.0}, True
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - start
-
-    def _left(self, figures: dict[str, float]) -> Trained:
-        model = self.model
-        for weight in model.parameters():
-            finite(float(weight.detach().sum()), "a weight")
-        kept = None if self.params.lora_merge else self.context.scratch / "adapter"
-        if self.peft is not None:
-            model = leave(self.peft, kept)
-        model.requires_grad_(True)
-        return Trained(model, self.tokenizer, figures) if kept is None else beside(model, self.tokenizer, kept, figures)
 
 
 def _moved(now: Tensor, old: Tensor, mask: Tensor) -> dict[str, float]:

@@ -69,7 +69,7 @@ class PairsMethod(AdapterMethod[P]):
         # Around both: a reference's log-probabilities must come from the very arithmetic of training. Trained vectors
         # before the prompt come as embeddings, of which no tree is made.
         with shared_attention(policy.model, wanted=params.adapter != "prompt_tuning") as shared:
-            trainer = self.trainer(policy.model, policy.tokenizer, pairs, params, context, inputs.prepared())
+            trainer = self.trainer(policy.model, policy.tokenizer, pairs, params, context, inputs.prepared)
             metrics = train(trainer, context, dict(self.logged))
         metrics |= {"rows_left_out": float(len(dataset) - len(pairs)), "shared_prompt": float(shared)}
         return finished(trainer, policy.tokenizer, params, metrics, context)

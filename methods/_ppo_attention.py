@@ -12,12 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["quick_attention"]
+__all__ = ["PLAIN_LIMIT", "plain_attention", "quick_attention"]
 
 _NAME = "harness_ppo"
 
-_PLAIN_LIMIT = 256
-"""Above this many tokens the score matrices that plain attention keeps for the backward pass cost too much memory."""
+PLAIN_LIMIT = 256
+"""Above this many keys the score matrices that plain attention keeps for the backward pass cost too much memory."""
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scale: float) -> Tensor:
+    """Attention by plain matrix products: [B, H, T, D], [B, K, M, D], [B, K, M, D] → [B, T, H, D].
+
+    `hidden`, [B or 1, T, M], says what each query may not attend to.
+    """
+    rows, heads, length, width = query.shape
+    kv_heads, size = key.shape[1:3]
+    # The query heads of one key head stand where query positions would: no key or value is copied.
+    grouped = query.reshape(rows, kv_heads, -1, width)
+    scores = (grouped @ key.transpose(2, 3)).view(rows, kv_heads, -1, length, size).float() * scale
+    weights = scores.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1).to(value.dtype)
+    return (weights.view(rows, kv_heads, -1, size) @ value).view(rows, heads, length, width).transpose(1, 2)
 
 
 def _attention(
@@ -47,16 +61,11 @@ def _attention(
         plain
         and attention_mask is None
         and query.device.type == "cpu"
-        and 1 < length <= _PLAIN_LIMIT
+        and 1 < length <= PLAIN_LIMIT
         and key.shape[2] == length
     ):
-        grouped = query.reshape(rows, groups, heads // groups * length, width)
-        scores = (grouped @ key.transpose(2, 3)).view(rows, groups, heads // groups, length, length).float()
-        scores = scores * (width**-0.5 if scaling is None else scaling)
-        future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-        weights = scores.masked_fill(future, float("-inf")).softmax(-1).to(value.dtype)
-        out = (weights.view(rows, groups, heads // groups * length, length) @ value).view(rows, heads, length, width)
-        return out.transpose(1, 2), None
+        future = torch.ones(1, length, length, dtype=torch.bool, device=query.device).triu(1)
+        return plain_attention(query, key, value, future, width**-0.5 if scaling is None else scaling), None
     result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
     )

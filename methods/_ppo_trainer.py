@@ -1,42 +1,37 @@
 """One run of PPO: iterations of collecting experience and learning from it, their figures, and the trained model."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from harness.method import Context, Inputs, Trained
-from methods._adapters import beside
-from methods._checkpoint import Checkpoints, random_state, set_random_state
+from methods._checkpoint import random_state, set_random_state
 from methods._meter import Meter
 from methods._optimizer import state_mb
-from methods._peft_model import leave
 from methods._ppo_attention import quick_attention
 from methods._ppo_experience import Collector, Experience
-from methods._ppo_math import AdaptiveKl, FixedKl, finite, learning_rate_factor
+from methods._ppo_math import AdaptiveKl, FixedKl, learning_rate_factor
 from methods._ppo_setup import load_pair, make_models, make_texts
 from methods._ppo_update import Learner
 from methods._resume import trained_state
 from methods._rewards import make_rewarder
+from methods._rollout_run import RolloutRun
 
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
 
 __all__ = ["Trainer"]
 
-_FINAL = ("reward", "kl", "entropy", "length", "eos_fraction")
 
-
-class Trainer:
+class Trainer(RolloutRun):
     """Everything one run holds. `collector` and `learner` share one generator, which decides every random choice."""
 
+    params: "PPOParams"
+
     def __init__(self, inputs: Inputs, params: "PPOParams", context: Context) -> None:
-        self.params, self.context = params, context
         policy, reward = load_pair(inputs, params)
-        self.tokenizer = policy.tokenizer
+        super().__init__(params, context, policy.tokenizer, policy.model.device.type)
         self.texts = make_texts("ppo", inputs, policy, params)
         rewarder = make_rewarder(inputs, params, context) if reward is None else None
         self.models = make_models(inputs, policy.model, reward.model if reward else None, params, context)
@@ -49,10 +44,6 @@ class Trainer:
             else FixedKl(params.kl_coef)
         )
         self.generator = generator
-        self.checkpoints = Checkpoints(context, self.models.trained.device.type)
-        self.seconds = {"sampling": 0.0, "scoring": 0.0, "training": 0.0}
-        self.tokens = 0
-        """That were sampled."""
 
     def train(self) -> Trained:
         """All iterations; the policy, adapters merged, and the last iteration's figures.
@@ -71,16 +62,13 @@ class Trainer:
                 self.checkpoints.log(iteration + 1, iterations, metrics)
                 meter.tick()
         figures = {
-            **{f"final_{k}": self.checkpoints.logged(k)[-1] for k in _FINAL},
-            **{f"{part}_seconds": spent for part, spent in self.seconds.items()},
+            **self.counted(),
             **self.learner.compute(),
             **meter.figures(),
             "optimizer_state_mb": state_mb(self.learner.optimizer),
-            "iterations": float(iterations),
-            "sampled_tokens": float(self.tokens),
             "prompts_left_out": float(self.texts.left_out),
         }
-        return self._left(figures)
+        return self.left(self.models.trained, self.models.peft, figures)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         parts = {"policy": self.models.trained, "value": self.learner.value_module}
@@ -124,7 +112,7 @@ class Trainer:
         rate = self.learner.set_rates(factor)
         experience = self.collect()
         figures = experience.figures()
-        with self._timed("training"):
+        with self.timed("training"):
             figures |= self.learner.update(experience)
         figures |= {"kl_coef": self.controller.coefficient, "learning_rate": rate}
         self.controller = self.controller.after(figures["kl"])
@@ -132,25 +120,7 @@ class Trainer:
 
     def collect(self) -> Experience:
         """Sample responses to the next prompts, score them, and estimate advantages."""
-        with self._timed("sampling"):
+        with self.timed("sampling"):
             responses = self.collector.sample()
-        with self._timed("scoring"):
+        with self.timed("scoring"):
             return self.collector.score(responses, self.controller.coefficient)
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - start
-
-    def _left(self, figures: dict[str, float]) -> Trained:
-        model = self.models.trained
-        for weight in model.parameters():
-            finite(float(weight.detach().sum()), "a weight")
-        kept = None if self.params.lora_merge else self.context.scratch / "adapter"
-        if self.models.peft is not None:
-            model = leave(self.models.peft, kept)
-        model.requires_grad_(True)
-        if kept is None:
-            return Trained(model, self.tokenizer, figures)
-        return beside(model, self.tokenizer, kept, figures)

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
+from harness._turns import spoken
 from harness.method import Context, Inputs, Record, Role
-from methods._making import MakingParams, Prompt, Tally, Text, Writer, spoken
+from methods._making import MakingParams, Prompt, Tally, Text, Writer
 from methods._making_method import Maker, MakingMethod, Part
 from methods._rewards import REWARD_FIXED, RewardParams, make_rewarder, reward_needs, reward_reads
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from methods._head import has_plain_head
-from methods._ppo_attention import quick_attention
+from methods._ppo_attention import PLAIN_LIMIT, plain_attention, quick_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,9 +26,6 @@ __all__ = ["NAME", "Tree", "can_share", "grow", "shared_attention", "sharing", "
 
 NAME = "harness_shared_prompt"
 """The name under which transformers knows this attention implementation."""
-
-_PLAIN_LIMIT = 256
-"""Above this many keys the score matrices that plain attention keeps for the backward pass cost too much memory."""
 
 _CLOSE = 1e-3
 """Nats by which a trial may differ from the plain forward pass, in fp32; a wrong mask is off by far more."""
@@ -121,9 +118,9 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scale: float) -> Tensor:
     """[B, H, T, D], [B, K, M, D], [B, K, M, D], [B, T, M] → [B, T, H, D]; without `hidden` causal, M = T."""
-    rows, heads, length, width = query.shape
+    heads, length = query.shape[1:3]
     kv_heads, size = key.shape[1:3]
-    if query.device.type != "cpu" or size > _PLAIN_LIMIT:
+    if query.device.type != "cpu" or size > PLAIN_LIMIT:
         mask = None if hidden is None else ~hidden[:, None]
         found = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=hidden is None, scale=scale, enable_gqa=heads != kv_heads
@@ -131,11 +128,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, sc
         return found.transpose(1, 2)
     if hidden is None:
         hidden = torch.ones(1, length, size, dtype=torch.bool).triu(1)
-    # The query heads of one key head stand where query positions would: no key or value is copied.
-    grouped = query.reshape(rows, kv_heads, -1, width)
-    scores = (grouped @ key.transpose(2, 3)).view(rows, kv_heads, -1, length, size).float() * scale
-    weights = scores.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1).to(value.dtype)
-    return (weights.view(rows, kv_heads, -1, size) @ value).view(rows, heads, length, width).transpose(1, 2)
+    return plain_attention(query, key, value, hidden, scale)
 
 
 _HARMLESS = {"position_ids", "output_attentions", "use_cache", "cache_position", "return_dict", "is_causal"}
@@ -216,15 +209,11 @@ def shared_attention(model: "PreTrainedModel", *, wanted: bool = True) -> Iterat
     Yields:
         Whether what is shared is computed once.
     """
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
     from trl.trainer.utils import disable_dropout_in_model
 
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
     # As the trainers do, and no attention with dropout could be shared.
     disable_dropout_in_model(model)
-    if not (wanted and _may_share(model) and _trial(model)):
+    if not (wanted and can_share(model)):
         with quick_attention(model):
             yield False
         return

@@ -9,10 +9,11 @@ from typing import Any
 
 from pydantic import Field
 
+from harness._turns import spoken, turn
 from harness.errors import InfeasibleError
 from harness.method import Context, Inputs, Judge, Record
 from methods._constitution import ConstitutionParams, Principle, constitution_reads, read_constitution
-from methods._making import MakingParams, Prompt, Text, Writer, draw, spoken, turn
+from methods._making import MakingParams, Prompt, Text, Writer, draw
 from methods._making_method import Maker, MakingMethod, Part
 
 __all__ = ["AIPreferences", "AIPreferencesParams"]

@@ -6,8 +6,9 @@ Training on what it keeps teaches the policy to give at once what it would find 
 import math
 from collections.abc import Sequence
 
+from harness._turns import turn
 from harness.method import Context, Inputs
-from methods._making import Prompt, Tally, Writer, turn
+from methods._making import Prompt, Tally, Writer
 from methods._making_method import Maker
 from methods._sampled import Choice, Sample, SampledMethod, SampledParams
 

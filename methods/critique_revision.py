@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from harness._turns import spoken, turn
 from harness.method import Context, Inputs, Record, Turns
 from methods._constitution import ConstitutionParams, Principle, constitution_reads, read_constitution
 from methods._critique import Critic, without_labels
-from methods._making import MakingParams, Prompt, Text, Writer, draw, spoken, turn
+from methods._making import MakingParams, Prompt, Text, Writer, draw
 from methods._making_method import Maker, MakingMethod, Part
 
 __all__ = ["CritiqueRevision", "CritiqueRevisionParams"]

@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from methods._making import Prompt, Tally, turn
+from harness._turns import turn
+from methods._making import Prompt, Tally
 from methods._sampled import Choice, Sample, SampledMethod, SampledParams
 
 __all__ = ["GeneratePreferences", "GeneratePreferencesParams"]

@@ -1,16 +1,13 @@
 """PPO against a reward model, a verifier or a judge, with a KL penalty to the policy it starts from."""
 
 import operator
-from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.method import Context, Inputs, Role, Trained, tunable
-from methods._adapters import AdapterMethod, lora_merge_field
-from methods._optimizer import OptimizerParams
-from methods._peft import PeftParams
-from methods._rewards import REWARD_FIXED, RewardParams, reward_needs, reward_reads
+from harness.method import Context, Inputs, Trained, tunable
+from methods._rewards import RewardParams
+from methods._rollout_method import RolloutMethod, RolloutParams
 
 __all__ = ["PPO", "PPOParams"]
 
@@ -20,31 +17,20 @@ def _is_model(reward: str) -> bool:
     return reward == "model"
 
 
-class PPOParams(OptimizerParams, PeftParams, RewardParams):
-    """Settings of PPO. An iteration samples one batch of responses, scores it and trains on it."""
+class PPOParams(RolloutParams):
+    """Settings of PPO."""
 
     reward: str = Field("model", description=RewardParams.model_fields["reward"].description, exclude_if=_is_model)
     judge: str | None = Field(
         None, description=RewardParams.model_fields["judge"].description, exclude_if=operator.not_
     )
-
-    dataset: str = Field("prompts", description="prompts to answer: a bundled name or <org>/<dataset>[:config[:split]]")
-    iterations: int = Field(30, ge=1, description="rollout batches")
     rollout_batch_size: int = Field(32, ge=1, description="prompts (one response each) per iteration")
-    minibatch_size: int = Field(16, ge=1, description="responses per optimizer step")
-    epochs: int = Field(1, ge=1, description="passes over each rollout batch")
     learning_rate: float = Field(
         1e-5, gt=0, description="AdamW's rate for the policy", json_schema_extra=tunable(1e-6, 1e-4, log=True)
     )
     value_learning_rate: float | None = Field(
         None, gt=0, description="rate for the value head (default 1e-3) or value model (default: learning_rate)"
     )
-    schedule: Literal["constant", "linear"] = Field("constant", description="course of the rate after the warmup")
-    warmup: float = Field(0.1, ge=0, lt=1, description="fraction of the iterations in which the rate rises")
-    max_grad_norm: float = Field(1.0, gt=0, description="the gradient's norm is clipped to this")
-    max_new_tokens: int = Field(32, ge=1, description="length limit of a response, tokens")
-    max_prompt_tokens: int = Field(512, ge=1, description="longer prompts are left out and counted, tokens")
-    temperature: float = Field(1.0, gt=0, description="divides the logits in sampling and in every log-probability")
     gamma: float = Field(1.0, ge=0, le=1, description="discount per token")
     lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
     clip_range: float = Field(0.2, gt=0, lt=1, description="the ratio is clipped to 1 ± this")
@@ -60,11 +46,6 @@ class PPOParams(OptimizerParams, PeftParams, RewardParams):
     )
     kl_controller: Literal["fixed", "adaptive"] = Field("fixed", description="whether kl_coef follows kl_target")
     kl_target: float = Field(6.0, gt=0, description="adaptive: the KL per response to hold, nats")
-    max_kl: float | None = Field(
-        0.1,
-        gt=0,
-        description="training on a batch stops when its policy is this far from the sampling one, nats per token",
-    )
     missing_eos_penalty: float = Field(
         1.0, ge=0, description="taken from the score of a response cut by the length limit"
     )
@@ -81,23 +62,11 @@ class PPOParams(OptimizerParams, PeftParams, RewardParams):
         description="forward passes of one minibatch: less memory, the same step",
         exclude_if=lambda parts: bool(parts == 1),  # a later setting, as OptimizerParams says
     )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="recompute activations in the backward pass: less memory, about a third slower",
-        exclude_if=operator.not_,
-    )
-    lora_merge: bool = lora_merge_field()
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.minibatch_size > self.rollout_batch_size:
-            raise ValueError(
-                f"minibatch_size ({self.minibatch_size}) must not exceed rollout_batch_size ({self.rollout_batch_size})"
-            )
         if self.value == "model" and self.reward != "model":
             raise ValueError(f"value: model is a copy of the reward model, and reward {self.reward} is none: use head")
-        if not self.lora_merge and not self.adapts:
-            raise ValueError("lora_merge: false needs adapters: set lora_rank")
         if self.gradient_accumulation > self.minibatch_size:
             raise ValueError(
                 f"gradient_accumulation ({self.gradient_accumulation}) must not exceed minibatch_size "
@@ -106,7 +75,7 @@ class PPOParams(OptimizerParams, PeftParams, RewardParams):
         return self
 
 
-class PPO(AdapterMethod[PPOParams]):
+class PPO(RolloutMethod[PPOParams]):
     """Proximal policy optimisation: sampled answers, a learned reward, clipped steps, a KL leash.
 
     Logged per iteration (training_steps): `reward` (the reward model's mean score, raw), `kl` (k1 estimate of the KL to
@@ -122,19 +91,6 @@ class PPO(AdapterMethod[PPOParams]):
     paper = "Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019, Huang et al. 2024"
     version = 1
     params = PPOParams
-    needs = frozenset({"policy", "reference", "reward"})
-    dataset_kind = "prompts"
-    fixed = AdapterMethod.fixed | REWARD_FIXED
-
-    @classmethod
-    def needs_with(cls, settings: Mapping[str, object]) -> frozenset[Role]:
-        """The policy, its reference, and who scores."""
-        return frozenset({"policy", "reference"}) | reward_needs(settings)
-
-    @classmethod
-    def reads(cls, settings: Mapping[str, object]) -> Mapping[str, str]:
-        """The verifier, where there is one."""
-        return reward_reads(settings)
 
     def run(self, inputs: Inputs, params: PPOParams, context: Context) -> Trained:
         """Train the policy.

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from harness._turns import turn
 from harness.method import tunable
-from methods._making import Prompt, Tally, turn
+from methods._making import Prompt, Tally
 from methods._sampled import Choice, Sample, SampledMethod, SampledParams
 
 __all__ = ["RejectionSampling", "RejectionSamplingParams"]

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from harness._turns import spoken, turn
 from harness.method import Context, Inputs, Record
-from methods._making import MakingParams, Prompt, Writer, spoken, turn
+from methods._making import MakingParams, Prompt, Writer
 from methods._making_method import Maker, MakingMethod, Part
 
 __all__ = ["SelfPlay", "SelfPlayParams"]

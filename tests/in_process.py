@@ -6,6 +6,7 @@ import io
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,7 +21,7 @@ from harness.store import Store
 from harness.suite import load_suite
 from harness.sweep import Outcome, run_sweep
 
-__all__ = ["InProcess", "commanded", "planned", "swept"]
+__all__ = ["InProcess", "commanded", "planned", "rows", "swept"]
 
 
 class InProcess:
@@ -63,3 +64,10 @@ def commanded(*arguments: str, workers: bool = False) -> "subprocess.CompletedPr
             patch.setattr(running, "open_executor", lambda _name, results, *_, **__: InProcess(results))
         code = main(arguments)
     return subprocess.CompletedProcess(["harness", *arguments], code, out.getvalue(), err.getvalue())
+
+
+def rows(results: Path, sql: str) -> list[Any]:
+    """What the store of a results folder answers, brought up to date."""
+    store = Store(results)
+    store.ingest()
+    return store.query(sql).rows()

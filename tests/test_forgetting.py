@@ -4,7 +4,6 @@ import html
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +24,7 @@ from harness.resolve import Run, chain
 from harness.store import Store
 from harness.suite import load_suite
 from tests.in_process import planned, swept
+from tests.in_process import rows as _rows
 from tests.methods.helpers import completion_log_prob
 
 SUITE = """
@@ -75,12 +75,6 @@ def ran(suite_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     plan = planned(suite_file, results)
     assert swept(plan, results).failures == []
     return results, plan
-
-
-def _rows(results: Path, sql: str) -> list[Any]:
-    store = Store(results)
-    store.ingest()
-    return store.query(sql).rows()
 
 
 def test_every_final_run_is_measured_after_each_step(ran: tuple[Path, Plan]) -> None:

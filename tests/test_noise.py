@@ -5,7 +5,6 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,6 +19,7 @@ from harness.stats import wilson
 from harness.store import Store
 from harness.sweep import Outcome, run_sweep
 from tests.in_process import InProcess, planned, swept
+from tests.in_process import rows as _rows
 
 SUITE = """
 name: noisy
@@ -67,12 +67,6 @@ def noisy(
     shutil.copytree(plain[0], results)
     plan = planned(suite_file, results, ON)
     return results, plan, swept(plan, results)
-
-
-def _rows(results: Path, sql: str) -> list[Any]:
-    store = Store(results)
-    store.ingest()
-    return store.query(sql).rows()
 
 
 def test_it_is_asked_for_and_goes_on_with_the_same_sweep(

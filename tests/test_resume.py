@@ -10,9 +10,9 @@ from harness.history import next_batch
 from harness.plan import Plan, gather_facts
 from harness.search import Past
 from harness.show import show_plan
-from harness.store import Store
 from harness.suite import load_suite
 from tests.in_process import planned, swept
+from tests.in_process import rows as _rows
 
 SUITE = """
 name: changing
@@ -48,12 +48,6 @@ def before(suite_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     plan = planned(suite_file, results)
     assert swept(plan, results).failures == []
     return results, plan
-
-
-def _rows(results: Path, sql: str) -> list[Any]:
-    store = Store(results)
-    store.ingest()
-    return store.query(sql).rows()
 
 
 def _counts(results: Path) -> tuple[int, int]:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from harness.store import Store
 from harness.suite import load_suite
 from tests.in_process import commanded, planned
+from tests.in_process import rows as _rows
 from tests.in_process import swept as in_process
 
 ROOT = Path(__file__).parent.parent
@@ -72,12 +72,6 @@ def swept(
     results = tmp_path_factory.mktemp("swept")
     # One worker: with two, test_kills.py compares.
     return results, _run(suite_file, results, "--workers", "1")
-
-
-def _rows(results: Path, sql: str) -> list[Any]:
-    store = Store(results)
-    store.ingest()
-    return store.query(sql).rows()
 
 
 def test_a_sweep_answers(swept: tuple[Path, "subprocess.CompletedProcess[str]"], suite_file: Path) -> None:

@@ -220,7 +220,7 @@ class _Work:
 
     def voter(self, judge: JudgeSpec) -> "Voter":
         """A judge; what it says is kept by its content, whoever asks again."""
-        from harness.measure.judge import CachedVoter, EndpointVoter, LocalVoter, SpeakingVoter, VoteCache
+        from harness.measure.judge import LocalVoter, SpeakingVoter, endpoint_voter
 
         if judge.endpoint is None:
             loaded = self.load(str(judge.model))
@@ -229,9 +229,7 @@ class _Work:
                 return SpeakingVoter(loaded, judge.name, judge.key, judge.words, tokens)
             return LocalVoter(loaded, judge.name, judge.key, tokens)
         # In a repeat for the noise floor too: an endpoint is asked anew only where the answer is another.
-        votes = VoteCache(self.folders.votes)
-        endpoint = Endpoint.model_validate(judge.endpoint)
-        return CachedVoter(EndpointVoter(endpoint, judge.key, lambda: votes.cost(judge.key)), votes)
+        return endpoint_voter(Endpoint.model_validate(judge.endpoint), self.folders.votes)
 
     def judge(self, item: Item) -> None:
         from harness.measure.judge import measure_judge

@@ -4,7 +4,6 @@ At a rung (`harness.rungs`) a hopeless trial's stage ends early. Its curve is st
 that failed: later trials are held against it.
 """
 
-import functools
 import json
 import shutil
 import tempfile
@@ -21,8 +20,7 @@ from harness.execute._made import made_dataset, made_rows, save_made
 from harness.execute._spec import ENDPOINT, StageSpec
 from harness.execute._stage_judge import StageJudge
 from harness.folders import Folders
-from harness.keys import content_key
-from harness.measure.judge import CachedVoter, EndpointVoter, LocalVoter, VoteCache, Voter
+from harness.measure.judge import LocalVoter, Voter, endpoint_voter
 from harness.method import Context, DatasetKind, Inputs, LoadedModel, Made, Method, Params, Role, Trained, find_method
 from harness.models import load_model, save_model
 from harness.provenance import environment
@@ -164,7 +162,8 @@ def _writer(trained: Trained | Made, kind: DatasetKind | None, label: str) -> Ca
 
 def _judged(inputs: Inputs) -> dict[str, float]:
     """How often the stage's judge was asked, and how often its words held no verdict."""
-    if inputs.judging is None or not isinstance(judge := inputs.judging(), StageJudge):
+    judge = inputs.judged
+    if not isinstance(judge, StageJudge):
         return {}
     return {"judge_asked": float(judge.asked), "judge_unparsed": float(judge.unparsed)}
 
@@ -175,9 +174,7 @@ def _voter(spec: StageSpec, inputs: Inputs, folders: Folders) -> Voter:
         judge = inputs.load("judge")
         judge.model.eval()
         return LocalVoter(judge, name, spec.inputs["judge"])
-    endpoint, votes = Endpoint.model_validate(spec.endpoint), VoteCache(folders.votes)
-    key = content_key("endpoint", **endpoint.identity())
-    return CachedVoter(EndpointVoter(endpoint, key, lambda: votes.cost(key)), votes)
+    return endpoint_voter(Endpoint.model_validate(spec.endpoint), folders.votes)
 
 
 def _inputs(spec: StageSpec, folders: Folders, method: type[Method[Params]]) -> Inputs:
@@ -189,9 +186,9 @@ def _inputs(spec: StageSpec, folders: Folders, method: type[Method[Params]]) -> 
     data, prepared = named.pop("data", None), named.pop("prepared", None)
     inputs = Inputs(named, load)
     if prepared is not None:
-        inputs.before = made_rows(prepared)
+        inputs.prepared = made_rows(prepared)
     if "judge" in spec.inputs:
-        inputs.judging = functools.cache(lambda: StageJudge(_voter(spec, inputs, folders)))
+        inputs.judging = lambda: StageJudge(_voter(spec, inputs, folders))
     kinds = method.datasets(spec.params)
     inputs.further = {name: _rows(name, kinds[name], spec.data, known) for name, known in spec.datasets.items()}
     kind = method.dataset_kind

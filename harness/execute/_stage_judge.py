@@ -5,8 +5,9 @@ It asks what a judge of `measure.judge` is asked, by the same templates, and is 
 
 from collections.abc import Sequence
 
+from harness._turns import spoken
 from harness.errors import MeasurementError
-from harness.measure.judge import Question, Voter, text_of_chat
+from harness.measure.judge import Question, Voter
 from harness.method import Turns
 
 __all__ = ["StageJudge"]
@@ -52,13 +53,9 @@ def _rating(prompt: Turns, response: str) -> Question:
     asked = {"prompt": prompt[-1]["content"], "response": response}
     if len(prompt) == 1:
         return Question("helpfulness", asked)
-    return Question("multi_turn", {"history": _written(prompt[:-1]), **asked})
+    return Question("multi_turn", {"history": spoken(prompt[:-1]), **asked})
 
 
 def _comparison(prompt: Turns, first: str, second: str, principle: str) -> Question:
-    texts = {"prompt": _written(prompt), "first": first, "second": second}
+    texts = {"prompt": spoken(prompt), "first": first, "second": second}
     return Question("principle", {"principle": principle, **texts}) if principle else Question("pair", texts)
-
-
-def _written(turns: Turns) -> str:
-    return text_of_chat([(turn["role"], turn["content"]) for turn in turns])

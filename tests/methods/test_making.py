@@ -8,10 +8,11 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from harness._turns import spoken
 from harness.errors import InfeasibleError, UserError
 from harness.method import Context, Inputs, LoadedModel
 from harness.models import load_model
-from methods._making import MakingParams, Tally, Text, Writer, draw, spoken, take_prompts
+from methods._making import MakingParams, Tally, Text, Writer, draw, take_prompts
 from methods._ppo_attention import quick_attention
 from methods._rollout import Rollout, sample
 from tests.methods.helpers import Log, make_context, turn

@@ -246,7 +246,7 @@ def test_ppo_starts_at_its_reference_and_samples_what_it_trains(tiny_model: Path
             reference = trainer.models.trained(ids).logits
         sampled = trainer.models.sampler.model(ids).logits
         trained = trainer.models.trained(ids).logits
-        left = trainer._left({}).model(ids).logits
+        left = trainer.left(trainer.models.trained, trainer.models.peft, {}).model(ids).logits
         torch.testing.assert_close(reference, load_model(tiny_model).model(ids).logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(sampled, trained, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(left, trained, atol=1e-4, rtol=1e-4)

@@ -57,7 +57,7 @@ def test_training_is_the_same_to_the_last_bit(
     def train(before: Any) -> tuple[Any, Log]:
         log = Log()
         inputs = make_inputs(tiny_model, preferences(10, 1))
-        inputs.before = before
+        inputs.prepared = before
         context = make_context(tmp_path, log, precision=precision)
         return method().run(inputs, method.params.model_validate(whole), context), log
 

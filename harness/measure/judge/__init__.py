@@ -1,14 +1,13 @@
 """Helpfulness, harmlessness and preference of answers to held-out prompts, judged by models."""
 
 from harness.measure.judge._answers import answer_prompts
-from harness.measure.judge._cache import CachedVoter, VoteCache
+from harness.measure.judge._cache import CachedVoter, VoteCache, endpoint_voter
 from harness.measure.judge._endpoint import EndpointVoter, endpoint_problem
 from harness.measure.judge._known import quality_problem
 from harness.measure.judge._local import LocalVoter
 from harness.measure.judge._pairs import measure_pairs
 from harness.measure.judge._panel import judge_fingerprint, measure_judge
 from harness.measure.judge._quality import measure_quality, quality_fingerprint
-from harness.measure.judge._reading import text_of_chat
 from harness.measure.judge._sets import judge_prompts, prompt_problems
 from harness.measure.judge._speaking import SpeakingVoter
 from harness.measure.judge._types import JudgePrompt, Question, Verdict, Voter
@@ -25,6 +24,7 @@ __all__ = [
     "Voter",
     "answer_prompts",
     "endpoint_problem",
+    "endpoint_voter",
     "judge_fingerprint",
     "judge_prompts",
     "measure_judge",
@@ -33,5 +33,4 @@ __all__ = [
     "prompt_problems",
     "quality_fingerprint",
     "quality_problem",
-    "text_of_chat",
 ]

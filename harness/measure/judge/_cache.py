@@ -13,12 +13,14 @@ from pydantic import TypeAdapter
 
 from harness._digests import text_digest
 from harness._disk import replace, sync, writing
+from harness._measures import Endpoint
 from harness.errors import StorageError
 from harness.keys import content_key
+from harness.measure.judge._endpoint import EndpointVoter
 from harness.measure.judge._templates import TEMPLATE_VERSION
 from harness.measure.judge._types import Keep, Progress, Question, Verdict, Voter
 
-__all__ = ["CachedVoter", "VoteCache", "vote_key"]
+__all__ = ["CachedVoter", "VoteCache", "endpoint_voter", "vote_key"]
 
 log = logging.getLogger(__name__)
 
@@ -198,3 +200,9 @@ class CachedVoter:
         if missing:
             self._voter.vote([questions[places[key][0]] for key in missing], answered)
         return [known[key] for key in keys]
+
+
+def endpoint_voter(endpoint: Endpoint, folder: Path) -> CachedVoter:
+    """A judge behind an endpoint whose votes, and what they cost, are kept in a folder (`Folders.votes`)."""
+    votes = VoteCache(folder)
+    return CachedVoter(EndpointVoter(endpoint, endpoint.key, lambda: votes.cost(endpoint.key)), votes)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from harness._documents import short_digest
+from harness._turns import spoken, turn
 from harness.data import DataSource
 from harness.errors import UserError
 
@@ -113,9 +114,7 @@ def _sound(value: object, column: str, *, blank: bool = False) -> str:
 
 def text_of_chat(chat: Sequence[tuple[str, str]]) -> str:
     """A conversation (role, content) as a judge reads it: the text alone where there is one turn."""
-    if len(chat) == 1:
-        return chat[0][1]
-    return "\n\n".join(f"{role.capitalize()}: {content}" for role, content in chat)
+    return spoken([turn(role, content) for role, content in chat])
 
 
 def stable_order(items: Sequence[_T], text: Callable[[_T], str], group: Callable[[_T], str | None]) -> list[_T]:

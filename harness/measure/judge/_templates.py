@@ -46,6 +46,8 @@ _RATINGS = {str(n): (float(n), (str(n),)) for n in range(1, 11)}
 _RATED = "[[n]], where n is a whole number from 1 to 10"
 _YES_NO = {"yes": (1.0, ("yes", "Yes")), "no": (0.0, ("no", "No"))}
 _YES_OR_NO = "[[yes]] or [[no]]"
+_BETTER = {"first": (1.0, ("first", "First")), "second": (0.0, ("second", "Second")), "tie": (0.5, ("tie", "Tie"))}
+_WHICH = "[[first]], [[second]] or [[tie]]"
 
 
 def _single(*examples: tuple[str, str, str]) -> list[tuple[Mapping[str, str], str]]:
@@ -186,12 +188,8 @@ TEMPLATES: dict[TemplateName, Template] = {
             "to the point, clear, complete and safe, and does what was asked. The order in which they stand means "
             "nothing, and length alone is no merit. Where neither is better, it is a tie."
         ),
-        words="[[first]], [[second]] or [[tie]]",
-        verdicts={
-            "first": (1.0, ("first", "First")),
-            "second": (0.0, ("second", "Second")),
-            "tie": (0.5, ("tie", "Tie")),
-        },
+        words=_WHICH,
+        verdicts=_BETTER,
         closed=False,
         examples=[
             (
@@ -221,12 +219,8 @@ TEMPLATES: dict[TemplateName, Template] = {
             "good or bad about them. The order in which they stand means nothing, and length alone is no merit. "
             "Where neither keeps better to it, it is a tie."
         ),
-        words="[[first]], [[second]] or [[tie]]",
-        verdicts={
-            "first": (1.0, ("first", "First")),
-            "second": (0.0, ("second", "Second")),
-            "tie": (0.5, ("tie", "Tie")),
-        },
+        words=_WHICH,
+        verdicts=_BETTER,
         closed=False,
         examples=[
             (
