@@ -198,7 +198,8 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_runs(
 
 def _ended(results: Path) -> bool:
     # Of what was written, not of the database, which the sweep fills now and then.
-    written = (pl.read_parquet(file) for file in results.glob("shards/*/trial_events.parquet"))
+    # What a worker writes aside is no batch yet, and is renamed at any moment.
+    written = (pl.read_parquet(file) for file in results.glob("shards/[!.]*/trial_events.parquet"))
     ended = (pl.col("state") == "complete") & (pl.col("phase") == "tune")
     return any(not events.filter(ended).is_empty() for events in written)
 
