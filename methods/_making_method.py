@@ -41,7 +41,7 @@ class MakingMethod(Method[P]):
     needs = frozenset({"policy"})
     dataset_kind: ClassVar[DatasetKind | None] = "prompts"
     produces = "dataset"
-    version = 1
+    version = 2
     counted: ClassVar[tuple[str, ...]] = ("empty", "unfinished", "special")
     """What it counts of the texts and pairs that it leaves out: a metric each, 0 where there was none."""
     advice: ClassVar[str] = "raise max_new_tokens, so that answers end, or take more prompts"

@@ -23,16 +23,21 @@ class Sampled(Responses):
     """As the reward gave them, less what a missing end costs."""
     logprobs: Tensor
     """The sampling policy's, by the training path."""
+    entropy: Tensor
+    known: Tensor
+    """[rows], bool: whose `logprobs` and `entropy` are there. Unless the objective weighs them, those of the first
+    minibatch come with the pass that learns from it."""
     reference: Tensor | None
     minibatches: list[Tensor]
     """Row numbers of the first epoch's minibatches: the old log-probabilities come from these very batches."""
 
     def figures(self) -> dict[str, float]:
-        """What is logged of the batch, before the policy learns from it."""
+        """What is logged of the batch, once the policy has learned from it."""
         mask = self.rollout.mask
         found = {
             "length": float(mask.sum(1).float().mean()),
             "eos_fraction": float(self.rollout.ended.float().mean()),
+            "entropy": float(masked_mean(self.entropy, mask)),
             "sampler_gap": float(masked_mean((self.rollout.logprobs - self.logprobs).abs(), mask)),
         }
         if self.reference is not None:
@@ -48,6 +53,9 @@ class Objective(ABC):
     """Whether it needs the log-probabilities of the policy as it came in."""
     scored = True
     """Whether each response is scored by itself; if not, scores are 0, and the objective asks what it needs."""
+
+    weighs_logprobs = False
+    """Whether `weigh` reads the sampling policy's log-probabilities; if not, a pass of the model can be spared."""
 
     @abstractmethod
     def weigh(self, sampled: Sampled, rewarder: Rewarder) -> tuple[Tensor, dict[str, float]]:

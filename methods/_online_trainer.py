@@ -17,7 +17,7 @@ from methods._peft_model import adapted, as_it_came
 from methods._ppo_attention import quick_attention
 from methods._ppo_experience import Responses, shuffled
 from methods._ppo_math import finite, learning_rate_factor, masked_mean
-from methods._ppo_models import Policy, Sampler, check_model
+from methods._ppo_models import Policy, Sampler, Scores, check_model
 from methods._ppo_setup import frozen_reference, make_texts
 from methods._ppo_update import recomputing
 from methods._prompt_order import PromptOrder
@@ -25,7 +25,7 @@ from methods._resume import trained_state
 from methods._rewards import make_rewarder
 from methods._rollout import sample
 from methods._rollout_run import RolloutRun
-from methods._shared_prompt import can_share
+from methods._shared_prompt import can_share, sharing
 from methods._sparsity import KeptZeros
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class OnlineTrainer(RolloutRun):
         self.name, self.objective = name, objective
         self.model = policy.model.eval()
         check_model(self.model)
-        # Recomputed layers would run in the backward pass, when the model attends as before.
-        self.shared = can_share(self.model) and not params.gradient_checkpointing
+        self.shared = can_share(self.model)
         self.texts = make_texts(name, inputs, policy, params)
         self.rewarder = make_rewarder(inputs, params, context)
         precision = context.precision
@@ -104,7 +103,8 @@ class OnlineTrainer(RolloutRun):
                 sampled, logged = self.collect()
                 weights, figures = self.objective.weigh(sampled, self.rewarder)
                 with self.timed("training"):
-                    logged |= figures | self._update(sampled, weights)
+                    figures |= self._update(sampled, weights)
+                logged |= sampled.figures() | figures
                 logged["learning_rate"] = params.learning_rate * factor
                 self.tokens += int(sampled.rollout.mask.sum())
                 self.checkpoints.log(iteration + 1, iterations, logged)
@@ -162,20 +162,22 @@ class OnlineTrainer(RolloutRun):
             scores = torch.tensor(found, device=rollout.tokens.device)
             finite(float(scores.sum()), "a reward")
             minibatches = self._minibatches()
-            old, reference, entropy = self._read(responses, minibatches)
+            old, entropy, known, reference = self._read(responses, minibatches)
         lost = params.missing_eos_penalty * (~rollout.ended).to(scores.dtype)
         sampled = Sampled(
             **vars(responses),
             size=params.group_size,
             scores=scores - lost,
             logprobs=old,
+            entropy=entropy,
+            known=known,
             reference=reference,
             minibatches=minibatches,
         )
-        logged = sampled.figures() | {"entropy": float(masked_mean(entropy, rollout.mask))}
+        logged: dict[str, float] = {}
         if self.objective.scored:
             spread = sampled.scores.view(-1, params.group_size).std(1).mean()
-            logged |= {"reward": float(scores.mean()), "reward_std": float(spread)}
+            logged = {"reward": float(scores.mean()), "reward_std": float(spread)}
         return sampled, logged
 
     def _sample(self, chosen: list[int]) -> Responses:
@@ -205,22 +207,25 @@ class OnlineTrainer(RolloutRun):
         size, parts = self.params.group_size, self.params.gradient_accumulation
         return list(torch.split(rows, -(-len(rows) // (size * parts)) * size))
 
-    def _read(self, responses: Responses, minibatches: list[Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Log-probabilities by the sampling policy and by the reference, and entropies, in the batches of training."""
+    def _read(self, responses: Responses, minibatches: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """By the sampling policy log-probabilities, entropies and of which rows; log-probabilities by the reference.
+
+        In the batches of training. The first minibatch is learned from by the very policy that sampled: where nobody
+        asks before, what it says there is left to that pass.
+        """
         old, entropy = (torch.zeros_like(responses.rollout.logprobs) for _ in range(2))
+        known = torch.ones(len(old), dtype=torch.bool, device=old.device)
+        known[minibatches[0]] = self.objective.weighs_logprobs
         reference = torch.zeros_like(old) if self.reference is not None else None
         for part in (part for rows in minibatches for part in self._parts(rows)):
             batch = responses.batch(part)
-            found = self.before.evaluate(batch, entropy=True)
-            old[part] = found.logprobs
-            if found.entropy is not None:
-                entropy[part] = found.entropy
+            if bool(known[part].all()):
+                _note(old, entropy, part, self.before.evaluate(batch, entropy="figure"))
             if self.reference is not None and reference is not None:
                 off: AbstractContextManager[None] = nullcontext() if self.peft is None else as_it_came(self.peft)
                 with off:
                     reference[part] = self.reference.evaluate(batch).logprobs
-        finite(float(old.sum()), "a log-probability")
-        return old, reference, entropy
+        return old, entropy, known, reference
 
     def _update(self, sampled: Sampled, weights: Tensor) -> dict[str, float]:
         seen: list[dict[str, float]] = []
@@ -239,26 +244,40 @@ class OnlineTrainer(RolloutRun):
         parts = self._parts(rows)
         measured: dict[str, float] = {"grad_norm": 0.0, "updates": 0.0}
         self.optimizer.zero_grad(set_to_none=True)
-        for place, part in enumerate(parts):
-            share = self.objective.share(sampled, weights, part, rows)
-            batch = sampled.batch(part)
-            with recomputing([self.model], wanted=params.gradient_checkpointing):
-                now = self.policy.evaluate(batch).logprobs
-            self.trained_tokens += sum(len(sampled.prompts[i]) for i in part.tolist()) + len(batch.targets)
-            loss, found = self.objective.loss(now, sampled, weights, part)
-            finite(float(loss.detach()), "the loss")
-            found |= _moved(now.detach(), sampled.logprobs[part], batch.mask) | {"loss": float(loss.detach())}
-            measured["ratio_max"] = max(measured.get("ratio_max", 0.0), found.pop("ratio_max"))
-            measured |= {name: measured.get(name, 0.0) + share * value for name, value in found.items()}
-            if place == len(parts) - 1 and params.max_kl is not None and measured["approximate_kl"] > params.max_kl:
-                return measured, False
-            (share * loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        with sharing(*([self.model] if self.shared else [])):
+            for place, part in enumerate(parts):
+                share = self.objective.share(sampled, weights, part, rows)
+                batch = sampled.batch(part)
+                asked = bool(sampled.known[part].all())
+                with recomputing([self.model], wanted=params.gradient_checkpointing):
+                    seen = self.policy.evaluate(batch, entropy="none" if asked else "figure")
+                now = seen.logprobs
+                if not asked:
+                    _note(sampled.logprobs, sampled.entropy, part, seen)
+                    sampled.known[part] = True
+                self.trained_tokens += sum(len(sampled.prompts[i]) for i in part.tolist()) + len(batch.targets)
+                loss, found = self.objective.loss(now, sampled, weights, part)
+                finite(float(loss.detach()), "the loss")
+                found |= _moved(now.detach(), sampled.logprobs[part], batch.mask) | {"loss": float(loss.detach())}
+                measured["ratio_max"] = max(measured.get("ratio_max", 0.0), found.pop("ratio_max"))
+                measured |= {name: measured.get(name, 0.0) + share * value for name, value in found.items()}
+                if place == len(parts) - 1 and params.max_kl is not None and measured["approximate_kl"] > params.max_kl:
+                    return measured, False
+                (share * loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         measured["grad_norm"] = finite(
             float(nn.utils.clip_grad_norm_(self.weights, params.max_grad_norm)), "the gradient's norm"
         )
         self.optimizer.step()
         self.zeros.restore()
         return measured | {"updates": 1.0}, True
+
+
+def _note(logprobs: Tensor, entropy: Tensor, rows: Tensor, found: Scores) -> None:
+    # What the sampling policy says of some rows, into the tensors of all.
+    logprobs[rows] = found.logprobs.detach()
+    if found.entropy is not None:
+        entropy[rows] = found.entropy
+    finite(float(logprobs[rows].sum()), "a log-probability")
 
 
 def _moved(now: Tensor, old: Tensor, mask: Tensor) -> dict[str, float]:

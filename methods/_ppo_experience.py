@@ -127,6 +127,7 @@ class Collector:
                 eos=texts.eos,
                 pad=texts.pad,
                 generator=self.generator,
+                share_prompts=True,
             )
         return Responses(prompts, [texts.rows[i] for i in chosen], rollout, texts.pad)
 
@@ -144,7 +145,7 @@ class Collector:
         scores = torch.zeros(count, device=mask.device)
         for rows in minibatches:
             batch = responses.batch(rows)
-            part = models.sampling_policy.evaluate(batch, entropy=True)
+            part = models.sampling_policy.evaluate(batch, entropy="figure")
             old[rows] = part.logprobs
             if part.entropy is not None:
                 entropy[rows] = part.entropy
@@ -152,7 +153,7 @@ class Collector:
             with models.adapter_off():
                 reference[rows] = models.reference.evaluate(batch).logprobs
             if models.reward is not None:
-                scores[rows] = models.reward.last(self._judged(responses, rows), self.texts.pad)
+                scores[rows] = models.reward.last(*self._judged(responses, rows), self.texts.pad)
         if self.rewarder is not None:
             scores = torch.tensor(self.rewarder.score(responses.rows, responses.said())).to(scores)
         for name, tensor in (("a log-probability", old), ("a value", values), ("a reward score", scores)):
@@ -175,17 +176,17 @@ class Collector:
             returns=returns,
         )
 
-    def _judged(self, responses: Responses, rows: Tensor) -> list[list[int]]:
-        # What the reward model reads: prompt and response as the chat template closes them. A response cut by the
-        # length limit gets the end token it lacks, as in the texts the model was trained on; `missing_eos_penalty` is
-        # what answers for the cut.
+    def _judged(self, responses: Responses, rows: Tensor) -> tuple[list[list[int]], list[int]]:
+        # What the reward model reads, prompt and response as the chat template closes them, and the prompts' lengths. A
+        # response cut by the length limit gets the end token it lacks, as in the texts the model was trained on;
+        # `missing_eos_penalty` is what answers for the cut.
         rollout = responses.rollout
         sequences = []
         for i in rows.tolist():
             response: list[int] = rollout.tokens[i, rollout.mask[i]].tolist()
             end = [] if bool(rollout.ended[i]) else [self.texts.eos]
             sequences.append([*responses.prompts[i], *response, *end, *self.texts.closing])
-        return sequences
+        return sequences, [len(responses.prompts[i]) for i in rows.tolist()]
 
     def adjusted(self, scores: Tensor, ended: Tensor) -> Tensor:
         """Scores as rewards: normalized by the first batch's mean and deviation, clipped, less the end penalty."""

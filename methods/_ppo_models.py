@@ -9,7 +9,7 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,13 @@ class Batch:
     targets: Tensor
     mask: Tensor
 
+    def texts(self) -> tuple[list[list[int]], list[int]]:
+        """The rows without padding, and how many tokens of each are the prompt's."""
+        counts = self.mask.sum(1)
+        prompts = self.columns[counts.cumsum(0) - counts] + 1
+        sizes = (prompts + counts).tolist()
+        return [ids[:size] for ids, size in zip(self.ids.tolist(), sizes, strict=True)], prompts.tolist()
+
     def spread(self, flat: Tensor) -> Tensor:
         """Values [tokens] → [rows, response length], 0 in the padding; gradients pass."""
         return torch.zeros(self.mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(self.mask, flat)
@@ -84,28 +91,57 @@ class Scores:
 class TokenScorer:
     """A one-label sequence classifier read at any position. The trunk runs under autocast, the score in float32."""
 
-    def __init__(self, model: "PreTrainedModel", precision: str) -> None:
+    def __init__(self, model: "PreTrainedModel", precision: str, *, share: bool = False) -> None:
+        """`share`: compute what rows of a batch begin with once (see `methods._shared_prompt`).
+
+        Raises:
+            UserError: the model has no such score.
+        """
         head = getattr(model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise UserError(
                 f"a reward model needs a linear layer `score` of one label; {type(model).__name__} has none"
             )
-        self.model, self.head, self.precision = model, head, precision
+        self.model, self.head, self.precision, self.share = model, head, precision, share
 
-    def at(self, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """The score after the token at each (row, column): [positions], float32."""
-        with autocast(ids.device, self.precision):
-            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
-        return nn.functional.linear(hidden.float(), self.head.weight.float())[:, 0]
+    def at(self, batch: Batch) -> Tensor:
+        """The scores before each response token: [tokens], float32."""
+        wanted = batch.rows, batch.columns
+        if self.share:
+            return self._shared(*batch.texts(), wanted)
+        return self._plain(batch.ids, wanted)
 
-    def last(self, sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
-        """The score of whole sequences of token ids: [sequences], float32."""
+    def last(self, sequences: Sequence[Sequence[int]], prompts: Sequence[int], pad: int) -> Tensor:
+        """The score of whole sequences of token ids, of which so many are the prompt's: [sequences], float32."""
         device = self.head.weight.device
-        ends = torch.tensor([len(s) - 1 for s in sequences], device=device)
-        ids = torch.full((len(sequences), int(ends.max()) + 1), pad, device=device)
+        wanted = (
+            torch.arange(len(sequences), device=device),
+            torch.tensor([len(s) - 1 for s in sequences], device=device),
+        )
+        if self.share:
+            return self._shared(sequences, prompts, wanted)
+        ids = torch.full((len(sequences), int(wanted[1].max()) + 1), pad, device=device)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(sequence, device=device)
-        return self.at(ids, torch.arange(len(sequences), device=device), ends)
+        return self._plain(ids, wanted)
+
+    def _plain(self, ids: Tensor, wanted: tuple[Tensor, Tensor]) -> Tensor:
+        with autocast(ids.device, self.precision):
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[wanted]
+        return self._scored(hidden)
+
+    def _shared(
+        self, sequences: Sequence[Sequence[int]], prompts: Sequence[int], wanted: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        from methods._shared_prompt import states_at
+
+        device = self.head.weight.device
+        with autocast(device, self.precision):
+            hidden = states_at(self.model, sequences, prompts, wanted, device)
+        return self._scored(hidden)
+
+    def _scored(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden.float(), self.head.weight.float())[:, 0]
 
 
 class Policy:
@@ -126,8 +162,11 @@ class Policy:
         self.share = share
         self.value_head, self.value_gradient = value_head, value_gradient
 
-    def evaluate(self, batch: Batch, *, entropy: bool = False) -> Scores:
-        """Log-probabilities at the sampling temperature, values and, if wanted, entropies: one forward pass."""
+    def evaluate(self, batch: Batch, *, entropy: Literal["none", "figure", "learned"] = "none") -> Scores:
+        """Log-probabilities at the sampling temperature, values and, if wanted, entropies: one forward pass.
+
+        Only what is `learned` has a gradient: that of a figure would keep probabilities of every token in memory.
+        """
         with autocast(batch.ids.device, self.precision):
             states = self._shared(batch) if self.share else self._plain(batch)
             logits = self.model.get_output_embeddings()(states)
@@ -139,8 +178,10 @@ class Policy:
             seen = states.float()
             seen = seen if share == 1.0 else share * seen + (1.0 - share) * seen.detach()
             values = batch.spread(self.value_head(seen)[:, 0])
-        spread_entropy = batch.spread(-(log_softmax.exp() * log_softmax).sum(-1)) if entropy else None
-        return Scores(batch.spread(logprobs), values, spread_entropy)
+        if entropy == "none":
+            return Scores(batch.spread(logprobs), values, None)
+        taken = log_softmax if entropy == "learned" else log_softmax.detach()
+        return Scores(batch.spread(logprobs), values, batch.spread(-(taken.exp() * taken).sum(-1)))
 
     def _plain(self, batch: Batch) -> Tensor:
         """The states [tokens, width] from which response tokens are predicted."""
@@ -148,19 +189,9 @@ class Policy:
         return hidden[batch.rows, batch.columns]
 
     def _shared(self, batch: Batch) -> Tensor:
-        from methods._shared_prompt import grow, sharing
+        from methods._shared_prompt import states_at
 
-        counts = batch.mask.sum(1)
-        first = batch.columns[counts.cumsum(0) - counts]
-        sizes = (first + counts + 1).tolist()
-        rows = [ids[:size] for ids, size in zip(batch.ids.tolist(), sizes, strict=True)]
-        tree = grow(rows, (first + 1).tolist(), batch.ids.device)
-        with sharing(self.model):
-            states = self.model.base_model(
-                input_ids=tree.ids, position_ids=tree.positions, tree=tree, use_cache=False
-            ).last_hidden_state[0]
-        found: Tensor = states[tree.places[batch.rows, batch.columns]]
-        return found
+        return states_at(self.model, *batch.texts(), (batch.rows, batch.columns), batch.ids.device)
 
 
 def cast_linears(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from harness.errors import UserError
 from harness.method import Context, Inputs, LoadedModel
 from methods._peft_model import adapted, as_it_came
 from methods._ppo_models import Batch, Policy, Sampler, Scores, TokenScorer, cast_linears, check_model, closing_tokens
+from methods._shared_prompt import can_share
 
 if TYPE_CHECKING:
     from methods.ppo import PPOParams
@@ -60,7 +61,7 @@ class Models:
             if scores.values is None:
                 raise ValueError("the policy has no value head and there is no value model")
             return scores.values
-        return batch.spread(self.value_model.at(batch.ids, batch.rows, batch.columns))
+        return batch.spread(self.value_model.at(batch))
 
     def adapter_off(self) -> "AbstractContextManager[object]":
         """In it, the trained model is as it was before any training."""
@@ -141,14 +142,14 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
         UserError: the reward model gives no score, or policy and reference are one model in memory.
     """
     precision = context.precision
-    model.eval()
+    shared = can_share(model.eval())
     value_model = scorer = None
     if reward is not None:
         value_model = copy.deepcopy(reward).eval().requires_grad_(True) if params.value == "model" else None
         reward.eval().requires_grad_(False)
+        scorer = TokenScorer(reward, precision, share=can_share(reward))
         if precision == "bfloat16":
             cast_linears(reward.base_model)
-        scorer = TokenScorer(reward, precision)
     sampler = Sampler(model, precision, separate=precision == "bfloat16" or params.adapts)
     if params.adapts:
         peft, reference = adapted(model, params, context.seed).eval(), model
@@ -163,11 +164,13 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
         trained=model,
         peft=peft,
         sampler=sampler,
-        policy=Policy(model, precision, params.temperature, head, params.value_gradient),
-        sampling_policy=Policy(scoring, precision, params.temperature, head),
-        reference=Policy(reference, precision, params.temperature),
+        policy=Policy(model, precision, params.temperature, head, params.value_gradient, share=shared),
+        sampling_policy=Policy(scoring, precision, params.temperature, head, share=shared),
+        reference=Policy(reference, precision, params.temperature, share=shared),
         reward=scorer,
-        value_model=TokenScorer(value_model, precision) if value_model is not None else None,
+        value_model=TokenScorer(value_model, precision, share=can_share(value_model))
+        if value_model is not None
+        else None,
         attending=[m for m in running if m is not None],
     )
 

@@ -67,6 +67,7 @@ class Trainer(RolloutRun):
             **meter.figures(),
             "optimizer_state_mb": state_mb(self.learner.optimizer),
             "prompts_left_out": float(self.texts.left_out),
+            "shared_prompt": float(self.models.policy.share),
         }
         return self.left(self.models.trained, self.models.peft, figures)
 

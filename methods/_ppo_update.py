@@ -14,6 +14,7 @@ from methods._optimizer import make_optimizer, set_rate, spread_rates
 from methods._ppo_experience import Experience, shuffled
 from methods._ppo_math import finite, masked_mean, policy_loss, value_loss
 from methods._ppo_setup import Models
+from methods._shared_prompt import sharing
 from methods._sparsity import KeptZeros
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Learner:
         self.trained_tokens = 0
         """Of prompts and responses, in passes that a gradient was taken of."""
         self._modules = [models.trained] + ([value_model.model] if value_model is not None else [])
+        self._sharing = [seen.model for seen in (models.policy, value_model) if seen is not None and seen.share]
         self._compute = [Compute(module) for module in self._modules]
         if params.gradient_checkpointing and not all(m.supports_gradient_checkpointing for m in self._modules):
             raise UserError(
@@ -98,19 +100,20 @@ class Learner:
         tokens = experience.rollout.mask[rows].sum()
         measured = {"ratio_max": 0.0, "grad_norm": 0.0, "updates": 0.0}
         self.optimizer.zero_grad(set_to_none=True)
-        for place, part in enumerate(parts):
-            share = experience.rollout.mask[part].sum() / tokens
-            loss, found = self._measure(experience, part)
-            finite(float(loss.detach()), "the loss")
-            measured["ratio_max"] = max(measured["ratio_max"], found.pop("ratio_max"))
-            measured |= {name: measured.get(name, 0.0) + float(share) * value for name, value in found.items()}
-            # Before the last backward pass, so that a whole minibatch past the bound costs none.
-            last = place == len(parts) - 1
-            if last and params.max_kl is not None and measured["approximate_kl"] > params.max_kl:
-                return measured, False
-            self.trained_tokens += sum(len(experience.prompts[i]) for i in part.tolist())
-            self.trained_tokens += int(experience.rollout.mask[part].sum())
-            (share * loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        with sharing(*self._sharing):
+            for place, part in enumerate(parts):
+                share = experience.rollout.mask[part].sum() / tokens
+                loss, found = self._measure(experience, part)
+                finite(float(loss.detach()), "the loss")
+                measured["ratio_max"] = max(measured["ratio_max"], found.pop("ratio_max"))
+                measured |= {name: measured.get(name, 0.0) + float(share) * value for name, value in found.items()}
+                # Before the last backward pass, so that a whole minibatch past the bound costs none.
+                last = place == len(parts) - 1
+                if last and params.max_kl is not None and measured["approximate_kl"] > params.max_kl:
+                    return measured, False
+                self.trained_tokens += sum(len(experience.prompts[i]) for i in part.tolist())
+                self.trained_tokens += int(experience.rollout.mask[part].sum())
+                (share * loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         # A value model has its own norm: its early, large errors must not shrink the policy's steps.
         groups = [self.policy_weights, self.value_weights]
         if self.models.value_model is None:
@@ -127,7 +130,7 @@ class Learner:
         params = self.params
         batch = experience.batch(rows)
         with recomputing(self._modules, wanted=params.gradient_checkpointing):
-            now = self.models.policy.evaluate(batch, entropy=params.entropy_coef > 0)
+            now = self.models.policy.evaluate(batch, entropy="learned" if params.entropy_coef > 0 else "none")
             values = self.models.values(batch, now)
         fit = policy_loss(
             now.logprobs, experience.logprobs[rows], experience.advantages[rows], batch.mask, params.clip_range

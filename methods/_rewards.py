@@ -216,6 +216,7 @@ class _Model(Rewarder):
 
     def __init__(self, reward: LoadedModel, policy: LoadedModel, precision: str) -> None:
         from methods._ppo_models import TokenScorer, cast_linears, closing_tokens
+        from methods._shared_prompt import can_share
 
         if reward.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
             raise UserError(
@@ -230,30 +231,32 @@ class _Model(Rewarder):
         self.pad = self.eos if pad is None else int(pad)
         self.closing = closing_tokens(self.tokenizer)
         model = reward.model.eval().requires_grad_(False)
+        self.scorer = TokenScorer(model, precision, share=can_share(model))
         if precision == "bfloat16":
             cast_linears(model.base_model)
-        self.scorer = TokenScorer(model, precision)
 
     def score(self, rows: Sequence[Row], responses: Sequence[Response]) -> list[float]:
         import torch
 
         from methods._ppo_attention import quick_attention
 
-        sequences = [self._sequence(row, response) for row, response in zip(rows, responses, strict=True)]
-        # Texts of one length are read together: less padding.
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        scores = [0.0] * len(sequences)
+        read = [self._sequence(row, response) for row, response in zip(rows, responses, strict=True)]
+        # Responses to one prompt are read together, which share it; otherwise texts of one length: less padding.
+        order = sorted(range(len(read)), key=lambda i: read[i][0] if self.scorer.share else len(read[i][0]))
+        scores = [0.0] * len(read)
         with quick_attention(self.scorer.model), torch.no_grad():
             for start in range(0, len(order), _AT_ONCE):
                 part = order[start : start + _AT_ONCE]
-                found = self.scorer.last([sequences[i] for i in part], self.pad).tolist()
+                sequences, prompts = zip(*(read[i] for i in part), strict=True)
+                found = self.scorer.last(sequences, prompts, self.pad).tolist()
                 for place, score in zip(part, found, strict=True):
                     scores[place] = score
         if not all(map(math.isfinite, scores)):
             raise InfeasibleError("a score of the reward model is not finite")
         return scores
 
-    def _sequence(self, row: Row, response: Response) -> list[int]:
+    def _sequence(self, row: Row, response: Response) -> tuple[list[int], int]:
+        # What is read, and how much of it is the prompt.
         opened = self.tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
         prompt: list[int] = self.tokenizer(opened, add_special_tokens=False)["input_ids"]
         said: list[int] = (
@@ -262,4 +265,4 @@ class _Model(Rewarder):
             else list(response)
         )
         end = [] if said[-1:] == [self.eos] else [self.eos]
-        return [*prompt, *said, *end, *self.closing]
+        return [*prompt, *said, *end, *self.closing], len(prompt)

@@ -20,7 +20,7 @@ class LeaveOneOut(Objective):
 
     def __init__(self, params: "RLOOParams") -> None:
         self.params = params
-        self.reference = params.kl_coef > 0
+        self.reference = self.weighs_logprobs = params.kl_coef > 0
 
     def weigh(self, sampled: Sampled, rewarder: Rewarder) -> tuple[Tensor, dict[str, float]]:
         """See `Objective`."""

@@ -120,7 +120,8 @@ def _read(trunk: Any, ids: Tensor, lengths: Tensor, cache: Any, *, share: bool) 
                 stored.spread(len(own))
     positions = torch.arange(start, ids.shape[1], device=ids.device)[None]
     hidden = trunk(own[:, start:], position_ids=positions, past_key_values=cache, use_cache=True).last_hidden_state
-    if len(own) < len(ids):
+    if share:
+        # Also where no two are equal: those read apart stand in an order of their own.
         for stored in cache.layers:
             stored.batch_select_indices(place)
     found: Tensor = hidden[place, lengths - 1 - start]

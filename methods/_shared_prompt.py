@@ -22,13 +22,13 @@ from methods._ppo_attention import PLAIN_LIMIT, plain_attention, quick_attention
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["NAME", "Tree", "can_share", "grow", "shared_attention", "sharing", "states_before"]
+__all__ = ["NAME", "Tree", "can_share", "grow", "shared_attention", "sharing", "states_at", "states_before"]
 
 NAME = "harness_shared_prompt"
 """The name under which transformers knows this attention implementation."""
 
 _CLOSE = 1e-3
-"""Nats by which a trial may differ from the plain forward pass, in fp32; a wrong mask is off by far more."""
+"""By what a trial may differ from the plain forward pass, in fp32: nats, or scores. A wrong mask is off by far more."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,28 @@ def states_before(
     return found
 
 
+def states_at(
+    model: "PreTrainedModel",
+    rows: Sequence[Sequence[int]],
+    prompts: Sequence[int],
+    wanted: tuple[Tensor, Tensor],
+    device: torch.device,
+) -> Tensor:
+    """Hidden states [P, width] of a model that `can_share`, whatever it attends by elsewhere.
+
+    Args:
+        rows: their tokens.
+        prompts: how many of them are the prompt's.
+        wanted: [P], [P]: the rows and columns of the states.
+        device: the model's.
+    """
+    tree = grow(rows, prompts, device)
+    with sharing(model):
+        states = model.base_model(input_ids=tree.ids, position_ids=tree.positions, tree=tree, use_cache=False)
+    found: Tensor = states.last_hidden_state[0][tree.places[wanted]]
+    return found
+
+
 @contextlib.contextmanager
 def shared_attention(model: "PreTrainedModel", *, wanted: bool = True) -> Iterator[bool]:
     """Within the block the completion head computes what rows share once, where the architecture allows it.
@@ -222,7 +244,10 @@ def shared_attention(model: "PreTrainedModel", *, wanted: bool = True) -> Iterat
 
 
 def can_share(model: "PreTrainedModel") -> bool:
-    """Whether trees are exact for this model, by its configuration and a trial; to be asked outside other attention."""
+    """Whether trees are exact for this model, by its configuration and a trial; to be asked outside other attention.
+
+    The model is a causal one, or scores texts by a linear layer `score`.
+    """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -232,14 +257,19 @@ def can_share(model: "PreTrainedModel") -> bool:
 
 
 @contextlib.contextmanager
-def sharing(model: "PreTrainedModel") -> Iterator[None]:
-    """Within the block a model that `can_share` takes trees, and nothing else; then it attends as before."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+def sharing(*models: "PreTrainedModel") -> Iterator[None]:
+    """Within the block models that `can_share` take trees, and nothing else; then they attend as before.
+
+    Layers that are recomputed run in the backward pass, which must then lie in the block, too.
+    """
+    before = [model.config._attn_implementation for model in models]
+    for model in models:
+        model.set_attn_implementation(NAME)
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        for model, name in zip(models, before, strict=True):
+            model.set_attn_implementation(name)
 
 
 def _may_share(model: "PreTrainedModel") -> bool:
@@ -260,7 +290,7 @@ def _trial(model: "PreTrainedModel") -> bool:
     ids = [(7 * i * i + 3 * i) % vocabulary for i in range(40)]
     rows = [ids[:20], [*ids[:12], *ids[20:24]], [*ids[:6], *ids[24:40]], [*ids[:6], *ids[24:30], *ids[6:9]]]
     tree = grow(rows, [12, 12, 12, 12], model.device)
-    head, training = model.get_output_embeddings(), model.training
+    training = model.training
     model.train()
     try:
         right = [model.base_model(input_ids=tree.ids.new_tensor([r]), use_cache=False).last_hidden_state for r in rows]
@@ -270,8 +300,15 @@ def _trial(model: "PreTrainedModel") -> bool:
         return False
     finally:
         model.train(training)
-    found = head(states.last_hidden_state[0]).float().log_softmax(-1)
+    found = _said(model, states.last_hidden_state[0])
     return all(
-        bool((found[at[: len(row)]] - head(by_itself[0]).float().log_softmax(-1)).abs().max() <= _CLOSE)
+        bool((found[at[: len(row)]] - _said(model, by_itself[0])).abs().max() <= _CLOSE)
         for row, at, by_itself in zip(rows, tree.places, right, strict=True)
     )
+
+
+def _said(model: Any, states: Tensor) -> Tensor:  # noqa: ANN401  # transformers is untyped here
+    # What the model makes of its last hidden states: log-probabilities, or scores.
+    head = model.get_output_embeddings()
+    found: Tensor = model.score(states).float() if head is None else head(states).float().log_softmax(-1)
+    return found

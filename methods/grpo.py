@@ -56,7 +56,7 @@ class GRPO(OnlineMethod[GRPOParams]):
     name = "grpo"
     summary = "policy optimisation by rewards relative to the group of answers to a prompt"
     paper = "Shao et al. 2024, arXiv:2402.03300"
-    version = 1
+    version = 2
     params = GRPOParams
 
     def objective(self, params: GRPOParams) -> "Objective":

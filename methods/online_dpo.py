@@ -47,7 +47,7 @@ class OnlineDPO(OnlineMethod[OnlineDPOParams]):
     name = "online_dpo"
     summary = "DPO on pairs of the policy's own answers, chosen by a reward as it learns"
     paper = "Guo et al. 2024, arXiv:2402.04792"
-    version = 1
+    version = 2
     params = OnlineDPOParams
 
     def objective(self, params: OnlineDPOParams) -> "Objective":

@@ -89,7 +89,7 @@ class PPO(RolloutMethod[PPOParams]):
     name = "ppo"
     summary = "PPO by a reward model, a verifier or a judge, with a KL penalty"
     paper = "Schulman et al. 2017, arXiv:1707.06347; for language models Ziegler et al. 2019, Huang et al. 2024"
-    version = 1
+    version = 2
     params = PPOParams
 
     def run(self, inputs: Inputs, params: PPOParams, context: Context) -> Trained:

@@ -43,7 +43,7 @@ class RLOO(OnlineMethod[RLOOParams]):
     name = "rloo"
     summary = "REINFORCE with the other answers to a prompt as baseline"
     paper = "Ahmadian et al. 2024, arXiv:2402.14740; Kool et al. 2019"
-    version = 1
+    version = 2
     params = RLOOParams
 
     def objective(self, params: RLOOParams) -> "Objective":

@@ -296,9 +296,9 @@ KEYS = [
     "5ddd6c8db98a3dd19560ecd911a00761",
     "ffabdd3afa6743ce3ccf09a598901b77",
     "59e0fe219da5dfe404bd59b4a61eaa2b",
-    "34bf8e2a9747805538fca75176eb3fd3",
+    "42b2574e07f1001fab5377b9fe59e143",
 ]
 """As they were before there were teachers or a choice of optimizers: what is computed is not computed again.
 
-All but the first are those since DPO's version 2, from whose policy the others go on.
+All but the first are those since DPO's version 2, from whose policy the others go on, and PPO's.
 """

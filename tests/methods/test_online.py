@@ -93,13 +93,18 @@ def test_before_any_step_nothing_has_moved(
 ) -> None:
     inputs = make_inputs(tiny_model, tiny_model)
     trainer = _trainer(name, inputs, tmp_path, precision=precision, reward=VOWELS, **settings)
-    sampled, figures = trainer.collect()
-    assert figures["kl"] == pytest.approx(0.0, abs=1e-4 if settings else 1e-6)
+    sampled, _ = trainer.collect()
+    with torch.no_grad():
+        before = trainer.before.evaluate(sampled.batch(sampled.minibatches[0]))
     assert sampled.prompts[0] == sampled.prompts[trainer.params.group_size - 1]
     weights, _ = trainer.objective.weigh(sampled, trainer.rewarder)
     measured, stepped = trainer._step(sampled, weights, sampled.minibatches[0])
     assert stepped
     assert measured["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    # Whether they were asked for before or came with the step, they are those of the policy that sampled.
+    assert torch.equal(sampled.logprobs[sampled.minibatches[0]], before.logprobs)
+    assert bool(sampled.known.all())
+    assert sampled.figures()["kl"] == pytest.approx(0.0, abs=1e-4 if settings else 1e-6)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,17 @@ def test_a_broken_model_is_infeasible(loaded: LoadedModel) -> None:
         draw(loaded, PROMPTS)
 
 
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("begin", [[], [300 + n for n in range(20)]], ids=["apart", "begin-alike"])
+def test_prompts_of_which_no_two_are_equal_keep_their_order(loaded: LoadedModel, begin: list[int], quick: bool) -> None:
+    prompts = [begin + p for p in PROMPTS[::-1]]
+    assert prompts != sorted(prompts)
+    with quick_attention(*([loaded.model] if quick else [])):
+        found, plain = draw(loaded, prompts, share_prompts=True), draw(loaded, prompts)
+    assert torch.equal(found.tokens, plain.tokens)
+    torch.testing.assert_close(found.logprobs, plain.logprobs, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("begin", [[], [300 + n for n in range(20)]], ids=["apart", "begin-alike"])
 @pytest.mark.parametrize("quick", [False, True])
 def test_prompts_that_are_shared_are_answered_as_if_each_were_read(
