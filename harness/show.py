@@ -182,7 +182,10 @@ def show_list(what: str, data: str) -> None:
     """Methods, tasks whose documents the source has, models, or suites."""
     console = Console(soft_wrap=True)
     if what == "methods":
+        console = _wide()
         table = _table("method", "what it does", "needs", "data", "paper")
+        # To be copied into a suite.
+        table.columns[0].min_width = max(map(len, method_names()))
         for name in method_names():
             method = find_method(name)
             table.add_row(
@@ -212,7 +215,7 @@ def show_list(what: str, data: str) -> None:
 
 
 def _wide() -> Console:
-    """For tables of figures, which cannot be read folded: a narrow terminal wraps their lines instead."""
+    """For tables that cannot be read folded: a narrow terminal wraps their lines instead."""
     console = Console()
     console.width = max(console.width, 120)
     return console

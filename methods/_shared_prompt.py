@@ -277,6 +277,8 @@ def _may_share(model: "PreTrainedModel") -> bool:
         return False
     if model.config._attn_implementation != "sdpa":
         return False
+    if model.get_output_embeddings() is None and not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        return False
     if set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return False
     taken = inspect.signature(model.base_model.forward).parameters

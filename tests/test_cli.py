@@ -126,7 +126,7 @@ def test_schema_is_the_shipped_one(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "word"), [("methods", "ppo"), ("models", "smollm2-135m-instruct"), ("tasks", "gsm8k")]
+    ("what", "word"), [("methods", "generate_preferences"), ("models", "smollm2-135m-instruct"), ("tasks", "gsm8k")]
 )
 def test_list(what: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", what]) == 0

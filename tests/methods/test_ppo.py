@@ -15,6 +15,7 @@ from torch import nn
 from harness.errors import InfeasibleError, PrunedError, UserError
 from harness.method import Inputs, LoadedModel, Trained, find_method
 from harness.models import load_model, save_model
+from methods import _shared_prompt
 from methods._ppo_attention import quick_attention
 from methods._ppo_math import (
     AdaptiveKl,
@@ -89,6 +90,37 @@ def make(tiny_model: Path, reward_folder: Path, tmp_path: Path) -> Any:
         return Trainer(make_inputs(tiny_model, reward_folder), PPOParams(**(SMALL | changes)), context)
 
     return build
+
+
+@pytest.mark.parametrize("changes", [{}, {"value": "model"}, {"lora_rank": 4}], ids=["head", "model", "adapters"])
+def test_what_rows_begin_with_is_computed_once_with_the_same_result(
+    make: Any, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for share in (True, False):
+        with monkeypatch.context() as patched:
+            if not share:
+                patched.setattr(_shared_prompt, "_may_share", lambda _model: False)
+            trainer = make(**changes, max_grad_norm=1e9)
+        read: list[int] = []
+        with quick_attention(*trainer.models.attending):
+            experience = trainer.collect()
+            trainer.models.trained.base_model.register_forward_hook(
+                lambda _module, _args, out, read=read: read.append(out.last_hidden_state.shape[:2].numel())
+            )
+            trainer.learner.optimizer.step = lambda: None
+            trainer.learner.step(experience, experience.minibatches[0])
+        gradients = {n: p.grad for n, p in trainer.models.trained.named_parameters() if p.grad is not None}
+        found.append((trainer.models.policy.share, experience, gradients, read[0]))
+    (shared, one, gradients, tokens), (not_shared, other, wanted, plain) = found
+    assert (shared, not_shared) == (True, False)
+    assert tokens < plain
+    assert torch.equal(one.rollout.tokens, other.rollout.tokens)
+    for name in ("scores", "logprobs", "entropy", "values", "reference"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-5, rtol=1e-5, msg=name)
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------------------
