@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness._turns import turn
+from harness._turns import spoken, turn
 from harness.method import Turns
 from methods._constitution import Example, Principle
 from methods._making import Text
 
-__all__ = ["Critic", "without_labels"]
+__all__ = ["Critic", "request", "without_labels"]
 
 _CRITIQUE = "Request: {prompt}\n\nAnswer: {answer}\n\n{asked}"
 _REVISION = "First answer: {answer}\n\nCriticism: {critique}\n\n{asked}\n\nRequest: {prompt}"
@@ -44,6 +44,16 @@ class Critic:
         """Asks for a better answer."""
         asked = _REVISION.format(prompt=prompt, answer=answer, critique=critique, asked=principle.revision)
         return [*self._revisions, turn("user", asked)]
+
+
+def request(turns: Turns) -> str:
+    """What was asked, as a critic sees it: a system message stands before the only question without labels.
+
+    Small models begin their revisions with the labels that they see.
+    """
+    if [t["role"] for t in turns] == ["system", "user"]:
+        return "\n\n".join(t["content"] for t in turns)
+    return spoken(turns)
 
 
 def without_labels(written: Text) -> Text:

@@ -13,7 +13,7 @@ from pydantic import Field
 from harness._turns import spoken, turn
 from harness.method import Context, Inputs, Record, Turns
 from methods._constitution import ConstitutionParams, Principle, constitution_reads, read_constitution
-from methods._critique import Critic, without_labels
+from methods._critique import Critic, request, without_labels
 from methods._making import MakingParams, Prompt, Text, Writer, draw
 from methods._making_method import Maker, MakingMethod, Part
 
@@ -46,6 +46,7 @@ class CritiqueRevision(MakingMethod[CritiqueRevisionParams]):
     """
 
     name = "critique_revision"
+    version = 3
     summary = "answers revised by the policy itself, by the principles of a constitution"
     paper = "Bai et al. 2022, arXiv:2212.08073"
     params = CritiqueRevisionParams
@@ -140,14 +141,14 @@ def _round(
     courses: Sequence[_Course], number: int, writer: Writer, critic: Critic, params: CritiqueRevisionParams
 ) -> int:
     """One criticism and one revision of each; how many of the revisions are fit for data."""
-    asked = [critic.critique(spoken(c.prompt.turns), c.text, c.principles[number]) for c in courses]
+    asked = [critic.critique(request(c.prompt.turns), c.text, c.principles[number]) for c in courses]
     criticised = []
     for course, text in _written(courses, asked, params.max_critique_tokens, writer, params):
         course.said.append(("critique", text.text, course.principles[number].critique))
         # One that was cut still says something.
         if not text.problem(unfinished="keep"):
             criticised.append((course, text.text))
-    asked = [critic.revision(spoken(c.prompt.turns), c.text, said, c.principles[number]) for c, said in criticised]
+    asked = [critic.revision(request(c.prompt.turns), c.text, said, c.principles[number]) for c, said in criticised]
     revised = 0
     for course, text in _written([c for c, _ in criticised], asked, params.max_new_tokens, writer, params):
         course.said.append(("revision", text.text, course.principles[number].revision))

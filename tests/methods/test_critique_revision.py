@@ -9,7 +9,7 @@ from harness.errors import UserError
 from harness.method import Inputs, Made
 from harness.models import load_model
 from methods._constitution import read_constitution
-from methods._critique import Critic, without_labels
+from methods._critique import Critic, request, without_labels
 from methods._making import Text
 from methods.critique_revision import CritiqueRevision, CritiqueRevisionParams
 from tests.methods.helpers import Log, make_context, turn
@@ -157,3 +157,10 @@ def test_a_reply_follows_the_request_and_the_examples_come_first() -> None:
 def test_what_stands_under_the_next_label_is_no_part_of_a_text(written: str, left: str, ended: bool) -> None:
     found = without_labels(Text(written, [5], ended=False, plain=True))
     assert (found.text, found.ended) == (left, ended)
+
+
+def test_a_critic_sees_labels_only_where_somebody_has_answered() -> None:
+    system, asked = turn("system", "Be brief."), turn("user", "What is rain?")
+    assert request([asked]) == "What is rain?"
+    assert request([system, asked]) == "Be brief.\n\nWhat is rain?"
+    assert request([asked, turn("assistant", "Water."), asked]).startswith("User: What is rain?\n\nAssistant: Water.")
