@@ -1,15 +1,17 @@
-"""The part of the suite's JSON Schema that depends on the methods: a step is one of them with its settings."""
+"""The JSON Schema of a suite; a step of its recipes is one of the methods with its settings."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness._pipelines import PIPELINES
 from harness._recipes import MOST_ROUNDS, NAME_PATTERN
 from harness._spaces import default_range
+from harness._suite import Suite
 from harness.errors import UserError
 from harness.method import Method, Params, find_method, method_names
 
-__all__ = ["recipes_schema"]
+__all__ = ["schema_text", "suite_json_schema"]
 
 _DEFINITIONS: dict[str, dict[str, Any]] = {
     "SearchedValues": {
@@ -41,7 +43,7 @@ _DEFINITIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipes_schema(methods: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _recipes_schema(methods: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of the key `recipes` and the definitions it refers to (for `$defs`).
 
     A method that cannot be imported here is left out.
@@ -169,3 +171,27 @@ def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:  # noqa: ANN40
         rest = {key: value for key, value in schema.items() if key != "$ref"}
         return {**_inlined(definitions[str(reference).rsplit("/", 1)[-1]], definitions), **rest}
     return {key: _inlined(value, definitions) for key, value in schema.items()}
+
+
+def suite_json_schema(methods: Sequence[str] | None = None) -> dict[str, object]:
+    """The JSON Schema of a suite, with which editors complete and check its YAML.
+
+    Args:
+        methods: whose settings it describes; None: all that are found.
+    """
+    schema = Suite.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "A suite of the post-training harness"
+    recipes, definitions = _recipes_schema(methods)
+    schema["$defs"] = {**schema.get("$defs", {}), **definitions}
+    schema["properties"]["recipes"] = {
+        **recipes,
+        "description": schema["properties"]["recipes"]["description"],
+        "title": "Recipes",
+    }
+    return schema
+
+
+def schema_text(methods: Sequence[str] | None = None) -> str:
+    """The JSON Schema as the text of a file: what `harness/suite.schema.json` holds for the methods shipped."""
+    return json.dumps(suite_json_schema(methods), indent=2, ensure_ascii=False) + "\n"
