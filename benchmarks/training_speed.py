@@ -183,7 +183,8 @@ def main() -> int:
         found = compare(work)
         ours, theirs = found["ours"], found["theirs"]
         apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(ours, theirs, strict=True))
-        print(f"{precision}: losses {ours[0]['loss']:.4f} to {ours[-1]['loss']:.4f}, at most {apart:.1e} apart")
+        low, high = (choose(step["loss"] for step in ours) for choose in (min, max))
+        print(f"{precision}: losses between {low:.4f} and {high:.4f}, at most {apart:.1e} apart")
         for clock in ("wall", "cpu"):
             mine, other = ([step[clock] for step in steps[1:]] for steps in (ours, theirs))
             centre, low, high = ratio(other, mine)
