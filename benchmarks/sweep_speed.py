@@ -12,6 +12,9 @@ scored by lm-eval's `hf` model, on the documents that the sweep scored it on. Nu
 precision are the sweep's; TRL's PPO has no value head, so it trains a value model. Where `--plain` runs some
 configurations of each kind only, the rest is taken to cost as much, and the line says so.
 
+Parts that are done are kept in `--folder`, with what they cost, and not run again: a run that was interrupted goes on
+with the next part, and one with a larger `--plain` adds to it.
+
 Both get the same threads: `--workers` runs at once in the sweep, one process after another with as many threads in the
 script. The ratio is given in wall time and in CPU time, which a busy machine disturbs less.
 
@@ -30,7 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +187,6 @@ class Plain:
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.options = folder, options
         self.documents = documents(options)
-        self.count = 0
 
     def job(
         self,
@@ -199,13 +201,12 @@ class Plain:
         cache: bool = True,
     ) -> tuple[Cost, dict[str, Any]]:
         """Run one; what it cost and found. Several halves are scored together."""
+        from harness.keys import content_key
         from harness.method import find_method
 
-        self.count += 1
-        out = self.folder / f"job-{self.count:02}.json"
         full = find_method(method).params.model_validate(settings).model_dump(mode="json") if method else {}
         chosen = {name: sorted(i for half in halves for i in self.documents[half][name]) for name in TASKS}
-        work = {
+        work: dict[str, Any] = {
             "method": method,
             "start": str(start),
             "reward": str(reward),
@@ -219,13 +220,16 @@ class Plain:
             "batch": self.options.hf_batch,
             "cache": cache,
             "threads": self.options.workers,
-            "out": str(out),
         }
-        told = self.folder / f"job-{self.count:02}.work.json"
-        told.write_text(json.dumps(work))
+        name = f"{method or 'score'}-{content_key('job', **work)[:12]}"
+        out, told, cost_file = (self.folder / f"{name}.{kind}" for kind in ("json", "work.json", "cost.json"))
+        if cost_file.exists():
+            return Cost(**json.loads(cost_file.read_text())), json.loads(out.read_text())
+        told.write_text(json.dumps({**work, "out": str(out)}))
         script = Path(__file__).with_name("_plain_sweep.py")
         libraries = old_trl(self.options.trl) if method == "ppo" else None
         cost = timed([sys.executable, str(script), str(told)], self.options.workers, out.with_suffix(".log"), libraries)
+        cost_file.write_text(json.dumps(asdict(cost)))
         return cost, json.loads(out.read_text())
 
 
@@ -238,7 +242,7 @@ def plain_sweep(plain: Plain, base: Path, ran: Sequence[Configuration], options:
         cost, _ = plain.job(name, before, fixed[name], save=into)
         line(f"plain {name}", cost)
         total += cost
-    for recipe in ("base", "sft", "dpo", "ppo"):
+    for recipe in ("dpo", "ppo", "base", "sft"):
         those = sorted((c for c in ran if c.recipe == recipe), key=lambda c: len(c.halves))
         if not those:
             continue
@@ -344,15 +348,18 @@ def run(folder: Path, options: argparse.Namespace) -> int:
     base = tiny_model(folder / "tiny") if options.model == "tiny" else resolve_model("smollm2-135m-instruct")
     old_trl(options.trl)
     suite, results = folder / "sweep_speed.yaml", folder / "results"
-    if results.exists():
+    done = folder / "sweep.cost.json"
+    if results.exists() and not done.exists():
         raise SystemExit(
             f"{results} is there already: what it holds would cost the sweep nothing; name another --folder"
         )
     suite.write_text(suite_text(base if options.model == "tiny" else "smollm2-135m-instruct", options))
     print(f"{'what':28} {'wall, s':>8} {'CPU, s':>8}")
-    places = ["--results", str(results), "--reports", str(folder / "reports"), "--workers", str(options.workers)]
-    command = [sys.executable, "-m", "harness.cli", "sweep", str(suite), *places]
-    ours = timed(command, 1, folder / "sweep.log")
+    if not done.exists():
+        places = ["--results", str(results), "--reports", str(folder / "reports"), "--workers", str(options.workers)]
+        command = [sys.executable, "-m", "harness.cli", "sweep", str(suite), *places]
+        done.write_text(json.dumps(asdict(timed(command, 1, folder / "sweep.log"))))
+    ours = Cost(**json.loads(done.read_text()))
     line("harness sweep", ours)
     ran = what_ran(results)
     plain = Plain(folder, options)
