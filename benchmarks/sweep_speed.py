@@ -353,7 +353,10 @@ def run(folder: Path, options: argparse.Namespace) -> int:
         raise SystemExit(
             f"{results} is there already: what it holds would cost the sweep nothing; name another --folder"
         )
-    suite.write_text(suite_text(base if options.model == "tiny" else "smollm2-135m-instruct", options))
+    text = suite_text(base if options.model == "tiny" else "smollm2-135m-instruct", options)
+    if done.exists() and suite.read_text() != text:
+        raise SystemExit(f"{folder} holds a sweep with other options; give the same ones, or name another --folder")
+    suite.write_text(text)
     print(f"{'what':28} {'wall, s':>8} {'CPU, s':>8}")
     if not done.exists():
         places = ["--results", str(results), "--reports", str(folder / "reports"), "--workers", str(options.workers)]

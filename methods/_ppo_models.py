@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from methods._peft_model import merged_weights
+from methods._shared_prompt import can_share, states_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,6 +89,15 @@ class Scores:
     entropy: Tensor | None
 
 
+def _states(model: "PreTrainedModel", batch: Batch, *, share: bool) -> Tensor:
+    # [tokens, width], from which response tokens are predicted; to be called under autocast.
+    wanted = batch.rows, batch.columns
+    if share:
+        return states_at(model, *batch.texts(), wanted, {"use_cache": False})
+    hidden: Tensor = model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
+    return hidden[wanted]
+
+
 class TokenScorer:
     """A one-label sequence classifier read at any position. The trunk runs under autocast, the score in float32."""
 
@@ -104,40 +114,34 @@ class TokenScorer:
             )
         self.model, self.head, self.precision, self.share = model, head, precision, share
 
+    @classmethod
+    def frozen(cls, model: "PreTrainedModel", precision: str) -> "TokenScorer":
+        """A reward model that only scores; it is changed."""
+        model.eval().requires_grad_(False)
+        scorer = cls(model, precision, share=can_share(model))
+        if precision == "bfloat16":
+            cast_linears(model.base_model)
+        return scorer
+
     def at(self, batch: Batch) -> Tensor:
         """The scores before each response token: [tokens], float32."""
-        wanted = batch.rows, batch.columns
-        if self.share:
-            return self._shared(*batch.texts(), wanted)
-        return self._plain(batch.ids, wanted)
+        with autocast(batch.ids.device, self.precision):
+            hidden = _states(self.model, batch, share=self.share)
+        return self._scored(hidden)
 
     def last(self, sequences: Sequence[Sequence[int]], prompts: Sequence[int], pad: int) -> Tensor:
         """The score of whole sequences of token ids, of which so many are the prompt's: [sequences], float32."""
         device = self.head.weight.device
-        wanted = (
-            torch.arange(len(sequences), device=device),
-            torch.tensor([len(s) - 1 for s in sequences], device=device),
-        )
-        if self.share:
-            return self._shared(sequences, prompts, wanted)
-        ids = torch.full((len(sequences), int(wanted[1].max()) + 1), pad, device=device)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence, device=device)
-        return self._plain(ids, wanted)
-
-    def _plain(self, ids: Tensor, wanted: tuple[Tensor, Tensor]) -> Tensor:
-        with autocast(ids.device, self.precision):
-            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[wanted]
-        return self._scored(hidden)
-
-    def _shared(
-        self, sequences: Sequence[Sequence[int]], prompts: Sequence[int], wanted: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        from methods._shared_prompt import states_at
-
-        device = self.head.weight.device
+        rows = torch.arange(len(sequences), device=device)
+        ends = torch.tensor([len(s) - 1 for s in sequences], device=device)
         with autocast(device, self.precision):
-            hidden = states_at(self.model, sequences, prompts, wanted, device)
+            if self.share:
+                hidden = states_at(self.model, sequences, prompts, (rows, ends), {"use_cache": False})
+            else:
+                ids = torch.full((len(sequences), int(ends.max()) + 1), pad, device=device)
+                for row, sequence in enumerate(sequences):
+                    ids[row, : len(sequence)] = torch.tensor(sequence, device=device)
+                hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[rows, ends]
         return self._scored(hidden)
 
     def _scored(self, hidden: Tensor) -> Tensor:
@@ -168,7 +172,7 @@ class Policy:
         Only what is `learned` has a gradient: that of a figure would keep probabilities of every token in memory.
         """
         with autocast(batch.ids.device, self.precision):
-            states = self._shared(batch) if self.share else self._plain(batch)
+            states = _states(self.model, batch, share=self.share)
             logits = self.model.get_output_embeddings()(states)
         log_softmax = torch.log_softmax(logits.float() / self.temperature, dim=-1)
         logprobs = -nn.functional.nll_loss(log_softmax, batch.targets, reduction="none")
@@ -182,16 +186,6 @@ class Policy:
             return Scores(batch.spread(logprobs), values, None)
         taken = log_softmax if entropy == "learned" else log_softmax.detach()
         return Scores(batch.spread(logprobs), values, batch.spread(-(taken.exp() * taken).sum(-1)))
-
-    def _plain(self, batch: Batch) -> Tensor:
-        """The states [tokens, width] from which response tokens are predicted."""
-        hidden: Tensor = self.model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state
-        return hidden[batch.rows, batch.columns]
-
-    def _shared(self, batch: Batch) -> Tensor:
-        from methods._shared_prompt import states_at
-
-        return states_at(self.model, *batch.texts(), (batch.rows, batch.columns), batch.ids.device)
 
 
 def cast_linears(module: nn.Module) -> None:

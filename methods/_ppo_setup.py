@@ -146,10 +146,7 @@ def make_models(inputs: Inputs, model: Any, reward: Any, params: "PPOParams", co
     value_model = scorer = None
     if reward is not None:
         value_model = copy.deepcopy(reward).eval().requires_grad_(True) if params.value == "model" else None
-        reward.eval().requires_grad_(False)
-        scorer = TokenScorer(reward, precision, share=can_share(reward))
-        if precision == "bfloat16":
-            cast_linears(reward.base_model)
+        scorer = TokenScorer.frozen(reward, precision)
     sampler = Sampler(model, precision, separate=precision == "bfloat16" or params.adapts)
     if params.adapts:
         peft, reference = adapted(model, params, context.seed).eval(), model

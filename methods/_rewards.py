@@ -215,8 +215,7 @@ class _Model(Rewarder):
     name = "reward model"
 
     def __init__(self, reward: LoadedModel, policy: LoadedModel, precision: str) -> None:
-        from methods._ppo_models import TokenScorer, cast_linears, closing_tokens
-        from methods._shared_prompt import can_share
+        from methods._ppo_models import TokenScorer, closing_tokens
 
         if reward.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
             raise UserError(
@@ -230,10 +229,7 @@ class _Model(Rewarder):
         pad = self.tokenizer.pad_token_id
         self.pad = self.eos if pad is None else int(pad)
         self.closing = closing_tokens(self.tokenizer)
-        model = reward.model.eval().requires_grad_(False)
-        self.scorer = TokenScorer(model, precision, share=can_share(model))
-        if precision == "bfloat16":
-            cast_linears(model.base_model)
+        self.scorer = TokenScorer.frozen(reward.model, precision)
 
     def score(self, rows: Sequence[Row], responses: Sequence[Response]) -> list[float]:
         import torch

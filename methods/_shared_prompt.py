@@ -194,18 +194,16 @@ def states_before(
         kwargs: what the model's trunk takes besides.
     """
     sizes, prompts = attention_mask.sum(1).tolist(), (wanted.int().argmax(1) + 1).tolist()
-    tree = grow([ids[:n] for ids, n in zip(input_ids.tolist(), sizes, strict=True)], prompts, input_ids.device)
-    states = model.base_model(**kwargs, input_ids=tree.ids, position_ids=tree.positions, tree=tree)
-    found: Tensor = states.last_hidden_state[0][tree.places[:, : wanted.shape[1]][wanted]]
-    return found
+    rows = [ids[:size] for ids, size in zip(input_ids.tolist(), sizes, strict=True)]
+    return states_at(model, rows, prompts, wanted.nonzero(as_tuple=True), kwargs)
 
 
 def states_at(
     model: "PreTrainedModel",
     rows: Sequence[Sequence[int]],
     prompts: Sequence[int],
-    wanted: tuple[Tensor, Tensor],
-    device: torch.device,
+    wanted: tuple[Tensor, ...],
+    kwargs: Mapping[str, object],
 ) -> Tensor:
     """Hidden states [P, width] of a model that `can_share`, whatever it attends by elsewhere.
 
@@ -213,11 +211,11 @@ def states_at(
         rows: their tokens.
         prompts: how many of them are the prompt's.
         wanted: [P], [P]: the rows and columns of the states.
-        device: the model's.
+        kwargs: what the model's trunk takes besides.
     """
-    tree = grow(rows, prompts, device)
+    tree = grow(rows, prompts, model.device)
     with sharing(model):
-        states = model.base_model(input_ids=tree.ids, position_ids=tree.positions, tree=tree, use_cache=False)
+        states = model.base_model(**kwargs, input_ids=tree.ids, position_ids=tree.positions, tree=tree)
     found: Tensor = states.last_hidden_state[0][tree.places[wanted]]
     return found
 
